@@ -1,0 +1,312 @@
+"""Activations: a table of functions and their derivatives.
+
+Each entry takes an array of any shape and returns one of the same shape and dtype. It is written as its formula and,
+next to it, its derivative, which is worked out only when asked for. Hyper-parameters and values are
+PyTorch's; at a kink the derivative is the one from the left unless the entry says otherwise, as in PyTorch. Inputs
+that are not floating-point are read as float64.
+
+To add an activation, add an entry: its layer (``leaky_relu`` gives ``layers.LeakyRelu``), its tests and its
+picture follow from it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from math import pi, sqrt
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from fmlp.autodiff import Differentiable, Pullback, differentiable
+from fmlp.tree import Array
+
+Entry: TypeAlias = tuple[Array, Callable[[], Any]]
+
+# From here on exp(-FAR) is zero in float32 and float64: an argument may be clipped without changing a result.
+FAR = 1e3
+
+
+def elementwise(formula: Callable[..., Entry]) -> Differentiable[..., Array]:
+    """Make an element-wise function from ``formula(x, ...) -> (y, derivative)``, with ``derivative() = dy/dx``.
+
+    >>> @elementwise
+    ... def square(x):
+    ...     return x * x, lambda: 2 * x
+    >>> square(np.array([3.0]))
+    array([9.])
+    """
+
+    @functools.wraps(formula)
+    def rule(x: Any, *args: Any, **kwargs: Any) -> tuple[Array, Pullback]:
+        y, derivative = formula(floating(x), *args, **kwargs)
+
+        def pullback(dy: Array) -> Iterator[Array | None]:
+            yield dy * derivative()
+            yield from (None for _ in args)
+
+        return y, pullback
+
+    return Differentiable(rule)
+
+
+@elementwise
+def identity(x: Array) -> Entry:
+    """``x``; derivative ``1``."""
+    return x, lambda: 1
+
+
+@elementwise
+def tanh(x: Array) -> Entry:
+    """``tanh x``; derivative ``1 - tanh² x``."""
+    y = np.tanh(x)
+    return y, lambda: 1 - y * y
+
+
+@elementwise
+def tanhshrink(x: Array) -> Entry:
+    """``x - tanh x``; derivative ``tanh² x``."""
+    t = np.tanh(x)
+    return x - t, lambda: t * t
+
+
+@elementwise
+def hardtanh(x: Array, min_val: float = -1.0, max_val: float = 1.0) -> Entry:
+    """``x`` clipped to [min_val, max_val]; derivative 1 strictly inside, 0 elsewhere."""
+    return clip(x, min_val, max_val), lambda: (x > min_val) & (x < max_val)
+
+
+@elementwise
+def sigmoid(x: Array) -> Entry:
+    """``σ(x) = 1 / (1 + e⁻ˣ)``; derivative ``σ(x) σ(-x)``."""
+    y, e = _sigmoid(x)
+    return y, lambda: e / (1 + e) ** 2
+
+
+@elementwise
+def log_sigmoid(x: Array) -> Entry:
+    """``log σ(x)``; derivative ``σ(-x)``."""
+    e = np.exp(-np.abs(x))
+    return np.minimum(x, 0) - np.log1p(e), lambda: np.exp(np.minimum(-x, 0)) / (1 + e)
+
+
+@elementwise
+def hardsigmoid(x: Array) -> Entry:
+    """``min(max(x + 3, 0), 6) / 6``; derivative 1/6 for -3 < x < 3, 0 elsewhere."""
+    return clip(x + 3, 0, 6) / 6, lambda: _choose(np.abs(x) < 3, 1 / 6, 0, x)
+
+
+@elementwise
+def relu(x: Array) -> Entry:
+    """``max(x, 0)``; derivative 1 for x > 0, 0 elsewhere."""
+    return np.maximum(x, 0), lambda: x > 0
+
+
+@elementwise
+def relu6(x: Array) -> Entry:
+    """``min(max(x, 0), 6)``; derivative 1 for 0 < x < 6, 0 elsewhere."""
+    return clip(x, 0, 6), lambda: (x > 0) & (x < 6)
+
+
+@elementwise
+def leaky_relu(x: Array, negative_slope: float = 0.01) -> Entry:
+    """``x`` for x > 0, ``negative_slope · x`` elsewhere; derivative 1 or negative_slope.
+
+    Maas, Hannun and Ng 2013, "Rectifier nonlinearities improve neural network acoustic models".
+    """
+    return np.maximum(x, 0) + negative_slope * np.minimum(x, 0), lambda: _choose(x > 0, 1, negative_slope, x)
+
+
+@elementwise
+def elu(x: Array, alpha: float = 1.0) -> Entry:
+    """``x`` for x > 0, ``alpha (eˣ - 1)`` elsewhere; derivative 1 or ``alpha eˣ``.
+
+    Clevert, Unterthiner and Hochreiter 2016, arXiv 1511.07289.
+    """
+    e = np.exp(np.minimum(x, 0))
+    if alpha == 1:
+        return np.maximum(x, e - 1), lambda: e
+    return np.maximum(x, 0) + alpha * (e - 1), lambda: np.where(x > 0, e, alpha * e)
+
+
+@elementwise
+def celu(x: Array, alpha: float = 1.0) -> Entry:
+    """``x`` for x > 0, ``alpha (exp(x / alpha) - 1)`` elsewhere; derivative 1 or ``exp(x / alpha)``; alpha > 0.
+
+    Barron 2017, arXiv 1704.07483.
+    """
+    e = np.exp(clip(x, -FAR * alpha, 0) / alpha)
+    return np.maximum(x, 0) + alpha * (e - 1), lambda: e
+
+
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+
+@elementwise
+def selu(x: Array) -> Entry:
+    """``s x`` for x > 0, ``s a (eˣ - 1)`` elsewhere, s = 1.0507…, a = 1.6732…; derivative s or ``s a eˣ``.
+
+    Klambauer, Unterthiner, Mayr and Hochreiter 2017, arXiv 1706.02515.
+    """
+    e = np.exp(np.minimum(x, 0))
+    with np.errstate(over="ignore"):  # the largest numbers times s are infinite
+        y = SELU_SCALE * np.maximum(x, 0) + SELU_SCALE * SELU_ALPHA * (e - 1)
+    return y, lambda: SELU_SCALE * np.where(x > 0, e, SELU_ALPHA * e)
+
+
+@elementwise
+def gelu(x: Array, approximate: str = "none") -> Entry:
+    """``x Φ(x)``, Φ the normal distribution function; derivative ``Φ(x) + x φ(x)``.
+
+    ``approximate="tanh"`` puts ``σ(2u)``, u = √(2/π) (x + 0.044715 x³), in place of Φ(x): the derivative is then
+    ``σ(2u) + 2 x u' σ(2u) σ(-2u)``. Raises ValueError for another `approximate`.
+
+    Hendrycks and Gimpel 2016, arXiv 1606.08415.
+    """
+    if approximate == "none":
+        from scipy.special import ndtr
+
+        z = clip(x, -40, 40)
+        cdf = ndtr(z)
+        return np.maximum(x, -40) * cdf, lambda: cdf + z * np.exp(-0.5 * z * z) / sqrt(2 * pi)
+    if approximate == "tanh":
+        z = clip(x, -21, 21)
+        cdf, e = _sigmoid(sqrt(8 / pi) * (z + 0.044715 * z**3))
+        du = sqrt(8 / pi)
+        return np.maximum(x, -21) * cdf, lambda: cdf + z * du * (1 + 0.134145 * z * z) * e / (1 + e) ** 2
+    raise ValueError(f"approximate: expected 'none' or 'tanh', got {approximate!r}")
+
+
+@elementwise
+def mish(x: Array) -> Entry:
+    """``x tanh(softplus x)``; derivative ``t + x (1 - t²) σ(x)`` with t = tanh(softplus x).
+
+    Misra 2019, arXiv 1908.08681. With n = eˣ (eˣ + 2), t = n / (n + 2), free of cancellation.
+    """
+    z = clip(x, -FAR, 20)
+    e = np.exp(z)
+    n = e * (e + 2)
+    t = n / (n + 2)
+    return np.maximum(x, -FAR) * t, lambda: t + z * (2 / (n + 2)) * (1 + t) * e / (1 + e)
+
+
+@elementwise
+def silu(x: Array) -> Entry:
+    """``x σ(x)``, also called swish; derivative ``σ(x) + x σ(x) σ(-x)``.
+
+    Elfwing, Uchibe and Doya 2017, arXiv 1702.03118; Ramachandran, Zoph and Le 2017, arXiv 1710.05941.
+    """
+    z = clip(x, -FAR, FAR)
+    s, e = _sigmoid(z)
+    return np.maximum(x, -FAR) * s, lambda: s + z * e / (1 + e) ** 2
+
+
+swish = silu
+
+
+@elementwise
+def hardswish(x: Array) -> Entry:
+    """``x min(max(x + 3, 0), 6) / 6``; derivative 0 for x ≤ -3, 1 for x ≥ 3, ``x/3 + 1/2`` between.
+
+    Howard et al. 2019, arXiv 1905.02244.
+    """
+    return np.maximum(x, -3) * (clip(x + 3, 0, 6) / 6), lambda: np.where(np.abs(x) < 3, x / 3 + 0.5, x >= 3)
+
+
+@elementwise
+def softplus(x: Array, beta: float = 1.0, threshold: float = 20.0) -> Entry:
+    """``log(1 + exp(beta x)) / beta``, and ``x`` where beta x > threshold; derivative ``σ(beta x)`` or 1."""
+    z = beta * clip(x, -FAR / beta, FAR / beta)
+    s, e = _sigmoid(z)
+    linear = z > threshold
+    y = np.where(linear, x, np.maximum(x, 0) + np.log1p(e) / beta)
+    return y, lambda: np.maximum(s, linear)
+
+
+@elementwise
+def softsign(x: Array) -> Entry:
+    """``x / (1 + |x|)``; derivative ``1 / (1 + |x|)²``."""
+    largest = np.finfo(x.dtype).max
+    r = 1 / (1 + np.abs(x))
+    return clip(x, -largest, largest) / (1 + np.minimum(np.abs(x), largest)), lambda: r * r
+
+
+@elementwise
+def softshrink(x: Array, lambd: float = 0.5) -> Entry:
+    """``x - lambd`` for x > lambd, ``x + lambd`` for x < -lambd, 0 between; derivative 1, 1, 0."""
+    return x - clip(x, -lambd, lambd), lambda: np.abs(x) > lambd
+
+
+@elementwise
+def hardshrink(x: Array, lambd: float = 0.5) -> Entry:
+    """``x`` for |x| > lambd, 0 elsewhere; derivative 1 or 0."""
+    return x * (np.abs(x) > lambd), lambda: np.abs(x) > lambd
+
+
+@elementwise
+def threshold(x: Array, threshold: float, value: float) -> Entry:
+    """``x`` for x > threshold, ``value`` elsewhere; derivative 1 or 0."""
+    return np.where(x > threshold, x, value), lambda: x > threshold
+
+
+@differentiable
+def softmax(x: Any, axis: int = -1) -> tuple[Array, Pullback]:
+    """``y = eˣ / Σ eˣ`` along `axis`; pullback ``y (dy - Σ dy y)``."""
+    e = np.exp(_shifted(floating(x), axis))
+    y = e / e.sum(axis, keepdims=True)
+
+    def pullback(dy: Array) -> Iterator[Array]:
+        yield y * (dy - (dy * y).sum(axis, keepdims=True))
+
+    return y, pullback
+
+
+@differentiable
+def log_softmax(x: Any, axis: int = -1) -> tuple[Array, Pullback]:
+    """``y = x - log Σ eˣ`` along `axis`; pullback ``dy - eʸ Σ dy``."""
+    z = _shifted(floating(x), axis)
+    y = z - np.log(np.exp(z).sum(axis, keepdims=True))
+
+    def pullback(dy: Array) -> Iterator[Array]:
+        yield dy - np.exp(y) * dy.sum(axis, keepdims=True)
+
+    return y, pullback
+
+
+def clip(x: Array, low: float, high: float) -> Array:
+    """Return ``min(max(x, low), high)`` in the dtype of `x`, a good deal faster than np.clip on small arrays."""
+    y: Array = np.minimum(np.maximum(x, low), high)
+    return y
+
+
+def floating(x: Any) -> Array:
+    """Return `x` as an array of floating-point numbers, float64 if it held none."""
+    array: Array = np.asarray(x)
+    return array if array.dtype.kind == "f" else array.astype(np.float64)
+
+
+def _sigmoid(x: Array) -> tuple[Array, Array]:
+    """σ(x) without overflow or cancellation, and e = exp(-|x|), so that σ(x) σ(-x) = e / (1 + e)²."""
+    e = np.exp(-np.abs(x))
+    return np.exp(np.minimum(x, 0)) / (1 + e), e
+
+
+def _choose(condition: Array, yes: float, no: float, x: Array) -> Array:
+    """np.where over two numbers, in the dtype of `x`."""
+    y: Array = np.where(condition, x.dtype.type(yes), x.dtype.type(no))
+    return y
+
+
+def _shifted(x: Array, axis: int) -> Array:
+    """x - max x, which leaves softmax as it is and keeps exp from overflowing."""
+    with np.errstate(over="ignore"):
+        z: Array = x - x.max(axis, keepdims=True)
+    return z
+
+
+table: dict[str, Differentiable[..., Array]] = {
+    name: f for name, f in globals().items() if isinstance(f, Differentiable) and name == f.__name__
+}
+"""Every activation by name, in the order above."""
+
+__all__ = ["elementwise", "swish", "table", *table]

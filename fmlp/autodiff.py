@@ -1,0 +1,242 @@
+"""Functions that carry their own derivative.
+
+There is no tape and no tracing. A differentiable function is written once, as a *rule* that returns the value
+together with its pullback, the vector-Jacobian product: a function from the cotangent of the result to the
+cotangents of the arguments. Whoever composes functions composes their rules, by the chain rule.
+
+The pullback gives one cotangent for each positional argument, in their order. Written as a generator, it works
+out only those that are asked for: nobody pays for the derivative with respect to the data.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import numpy as np
+
+from fmlp import random, tree
+from fmlp.tree import Array, Tree
+
+__all__ = [
+    "Differentiable",
+    "Pullback",
+    "check_vjp",
+    "differentiable",
+    "grad",
+    "objective",
+    "value_and_grad",
+    "vjp",
+]
+
+P = ParamSpec("P")
+Y = TypeVar("Y")
+Pullback = Callable[[Any], Iterable[Any]]
+
+
+class Differentiable(Generic[P, Y]):
+    """A function that carries its vjp; made by `differentiable`.
+
+    ``f(*args)`` is the value, ``f.rule(*args)`` the value and the pullback.
+    """
+
+    __name__: str
+    children: tuple[tuple[str, Any], ...] = ()
+    """For the `apply` of a combinator, its layers and their names."""
+
+    def __init__(self, rule: Callable[P, tuple[Y, Pullback]]) -> None:
+        functools.update_wrapper(self, rule)
+        self.rule = rule
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Y:
+        """Return the value of the function."""
+        return self.rule(*args, **kwargs)[0]
+
+    def __repr__(self) -> str:
+        """Show the name, as a function does."""
+        return f"<differentiable {self.__module__}.{self.__name__}>"
+
+
+def differentiable(rule: Callable[P, tuple[Y, Pullback]]) -> Differentiable[P, Y]:
+    """Make a differentiable function from its rule: the formula and, next to it, the vjp.
+
+    ``rule(*args, **kwargs)`` returns ``(y, pullback)``; ``pullback(dy)`` returns or yields one cotangent for each
+    positional argument, a tree like that argument (None for one that has no derivative, such as labels).
+    Keyword arguments are constants. Check yours with `check_vjp`.
+
+    >>> @differentiable
+    ... def cube(x):
+    ...     def pullback(dy):
+    ...         yield dy * 3 * x**2
+    ...     return x**3, pullback
+    >>> cube(2.0)
+    8.0
+    >>> grad(cube)(2.0)
+    12.0
+    """
+    return Differentiable(rule)
+
+
+def rule_of(f: Callable[..., Any], asker: str = "vjp") -> Callable[..., tuple[Any, Pullback]]:
+    """Return the rule of a differentiable function, or of a `functools.partial` of one.
+
+    Raises TypeError, naming `f`, when it has none.
+    """
+    if isinstance(f, Differentiable):
+        return f.rule
+    if isinstance(f, functools.partial):
+        return functools.partial(rule_of(f.func, asker), *f.args, **f.keywords)
+    name = getattr(f, "__qualname__", None) or repr(f)
+    raise TypeError(
+        f"{asker}: {name} has no vjp. Make it differentiable: decorate its rule, which returns "
+        "(value, pullback), with fmlp.differentiable"
+    )
+
+
+def vjp(f: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+    """Evaluate `f` and return its vector-Jacobian product: ``y, pullback = vjp(f, *args)``.
+
+    ``pullback(dy)`` maps a cotangent `dy`, a tree like ``y``, to the tuple of ``dyᵀ ∂f/∂arg`` for the
+    positional arguments, each a tree like its argument.
+
+    Raises TypeError when `f` carries no vjp.
+
+    >>> from fmlp import activations
+    >>> y, pullback = vjp(activations.tanh, np.array([0.0]))
+    >>> pullback(np.array([1.0]))
+    (array([1.]),)
+    """
+    y, pullback = rule_of(f)(*args, **kwargs)
+    return y, lambda dy: tuple(pullback(dy))
+
+
+def value_and_grad(f: Callable[..., Any]) -> Callable[..., tuple[Any, Tree]]:
+    """Turn a scalar function into one that returns its value and its gradient.
+
+    ``value_and_grad(f)(params, *args, **kwargs) -> (f(...), df/dparams)``: the gradient is taken with respect to
+    the first argument and is a tree like it.
+
+    Raises TypeError when `f` carries no vjp, ValueError when its value is no scalar.
+    """
+    rule = rule_of(f, "value_and_grad")
+
+    def evaluate(*args: Any, **kwargs: Any) -> tuple[Any, Tree]:
+        y, pullback = rule(*args, **kwargs)
+        if np.ndim(y) != 0:
+            name = getattr(f, "__name__", repr(f))
+            raise ValueError(f"value_and_grad: {name} must return a scalar, got shape {np.shape(y)}")
+        one = y.dtype.type(1) if isinstance(y, np.generic | np.ndarray) else 1.0
+        return y, next(iter(pullback(one)))
+
+    return evaluate
+
+
+def grad(f: Callable[..., Any]) -> Callable[..., Tree]:
+    """Turn a scalar function into its gradient with respect to the first argument.
+
+    Raises what `value_and_grad` raises.
+
+    >>> from fmlp import losses
+    >>> grad(losses.mse)(np.array([[3.0]]), np.array([[1.0]]))
+    array([[4.]])
+    """
+    both = value_and_grad(f)
+    return lambda *args, **kwargs: both(*args, **kwargs)[1]
+
+
+def objective(apply: Callable[..., Any], loss: Callable[..., Any]) -> Differentiable[..., Any]:
+    """Compose a network and a loss into the function that training minimizes.
+
+    Returns a differentiable ``(params, x, y, *, key=None, weight=None) -> scalar``, the loss of
+    ``apply(params, x, train=True, key=key)`` against `y` with the per-row `weight`.
+
+    Raises TypeError when `apply` or `loss` carries no vjp.
+
+    >>> from fmlp import layers, losses
+    >>> net = layers.Dense(1, bias=False)
+    >>> f = objective(net.apply, losses.mse)
+    >>> value_and_grad(f)({"w": np.array([[2.0]])}, np.array([[3.0]]), np.array([[5.0]]))
+    (np.float64(1.0), {'w': array([[6.]])})
+    """
+    apply_rule, loss_rule = rule_of(apply, "objective"), rule_of(loss, "objective")
+
+    @differentiable
+    def objective(
+        params: Tree, x: Any, y: Any, *, key: random.Key | None = None, weight: Any = None
+    ) -> tuple[Any, Pullback]:
+        prediction, apply_pullback = apply_rule(params, x, train=True, key=key)
+        value, loss_pullback = loss_rule(prediction, y, weight=weight)
+
+        def pullback(d: Any) -> Iterator[Any]:
+            yield from apply_pullback(next(iter(loss_pullback(d))))
+            yield None
+
+        return value, pullback
+
+    return objective
+
+
+def check_vjp(
+    f: Callable[..., Any],
+    *args: Any,
+    rtol: float = 1e-7,
+    atol: float = 1e-9,
+    step: float = 1e-3,
+    seed: int = 0,
+    **kwargs: Any,
+) -> None:
+    """Check the vjp of ``f(*args, **kwargs)`` against central differences, in float64.
+
+    For every floating-point leaf θ of the arguments, and directions u and v drawn at random, compares
+    ``⟨pullback(v)_θ, u⟩`` with ``⟨v, ∂f/∂θ u⟩``, the latter by the five-point formula
+    ``(8 (f(θ+hu) - f(θ-hu)) - (f(θ+2hu) - f(θ-2hu))) / 12h`` with h = `step`, whose error is of order h⁴. All leaves
+    are cast to float64 first. Arguments whose cotangent is None are taken as constants. Keep the leaves further
+    than 2h from kinks: |u| ≤ 1 element-wise.
+
+    Raises AssertionError naming the leaf and both numbers when they differ by more than
+    ``atol + rtol · (scale of the sum)``, or when a cotangent's shape is not its argument's; TypeError when `f`
+    carries no vjp.
+
+    >>> from fmlp import activations
+    >>> check_vjp(activations.gelu, np.linspace(-3, 3, 7))
+    """
+    generator = random.generator(random.key(seed))
+
+    def direction(leaf: Any) -> Any:
+        return np.asarray(generator.uniform(-1, 1, np.shape(leaf)))
+
+    args = tree.cast(args, np.float64)
+    y, pullback = vjp(f, *args, **kwargs)
+    v = tree.map(direction, y)
+    cotangents = pullback(v)
+    if len(cotangents) != len(args):
+        raise AssertionError(f"expected {len(args)} cotangents, one per positional argument, got {len(cotangents)}")
+    for i, (arg, cotangent) in enumerate(zip(args, cotangents, strict=True)):
+        if cotangent is None:
+            continue
+        tree.map(lambda leaf, d: None, arg, cotangent)
+        values, derivatives = tree.leaves(arg), tree.leaves(cotangent)
+        for j, (path, leaf, derivative) in enumerate(zip(tree.paths(arg), values, derivatives, strict=True)):
+            if np.asarray(leaf).dtype.kind != "f":
+                continue
+            where = f"argument {i}" + (f", {path}" if path else "")
+            if np.shape(derivative) != np.shape(leaf):
+                raise AssertionError(f"{where}: shape {np.shape(leaf)}, but its cotangent has {np.shape(derivative)}")
+            u = direction(leaf)
+
+            def moved(h: float, i: int = i, j: int = j, u: Array = u, values: list[Any] = values) -> list[Any]:
+                shifted = tree.unflatten(args[i], [v + h * u if k == j else v for k, v in enumerate(values)])
+                return tree.leaves(f(*args[:i], shifted, *args[i + 1 :], **kwargs))
+
+            terms = [
+                vk * (8 * (a - b) - (c - d)) / (12 * step)
+                for vk, a, b, c, d in zip(
+                    tree.leaves(v), moved(step), moved(-step), moved(2 * step), moved(-2 * step), strict=True
+                )
+            ]
+            numeric = sum(float(np.sum(t)) for t in terms)
+            exact = float(np.sum(derivative * u))
+            scale = sum(float(np.sum(np.abs(t))) for t in terms)
+            if not abs(exact - numeric) <= atol + rtol * scale:
+                raise AssertionError(f"{where}: the vjp gives {exact!r}, central differences {numeric!r}")

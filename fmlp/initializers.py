@@ -1,0 +1,164 @@
+"""Initializers: functions ``(key, shape) -> array`` of float32.
+
+For a weight of shape (in, out), fan_in is `in` and fan_out is `out`. Names, parameters and distributions are PyTorch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import sqrt
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from fmlp import random
+from fmlp.random import Key
+from fmlp.tree import Array
+
+Shape: TypeAlias = tuple[int, ...]
+Initializer: TypeAlias = Callable[[Key, Shape], Array]
+Mode: TypeAlias = Literal["fan_in", "fan_out"]
+
+__all__ = [
+    "Initializer",
+    "constant",
+    "gain",
+    "kaiming_normal",
+    "kaiming_uniform",
+    "lecun_normal",
+    "normal",
+    "ones",
+    "orthogonal",
+    "uniform",
+    "xavier_normal",
+    "xavier_uniform",
+    "zeros",
+]
+
+_GAINS = {"tanh": 5 / 3, "relu": sqrt(2), "selu": 3 / 4}
+_UNIT_GAINS = {"linear", "identity", "sigmoid"}
+
+
+def gain(nonlinearity: str, param: float = 0.01) -> float:
+    """Return the recommended gain: √2 for relu, √(2 / (1 + param²)) for leaky_relu, 5/3 tanh, 3/4 selu, 1 linear.
+
+    Raises ValueError for a nonlinearity without a recommended gain.
+
+    >>> gain("tanh")
+    1.6666666666666667
+    """
+    if nonlinearity == "leaky_relu":
+        return sqrt(2 / (1 + param**2))
+    if nonlinearity in _UNIT_GAINS:
+        return 1.0
+    if nonlinearity not in _GAINS:
+        known = sorted({*_GAINS, *_UNIT_GAINS, "leaky_relu"})
+        raise ValueError(f"nonlinearity: expected one of {', '.join(known)}; got {nonlinearity!r}")
+    return _GAINS[nonlinearity]
+
+
+def uniform(a: float = 0.0, b: float = 1.0) -> Initializer:
+    """Draw from U(a, b)."""
+    return lambda key, shape: random.generator(key).uniform(a, b, shape).astype(np.float32)
+
+
+def normal(mean: float = 0.0, std: float = 1.0) -> Initializer:
+    """Draw from N(mean, std²)."""
+    return lambda key, shape: random.generator(key).normal(mean, std, shape).astype(np.float32)
+
+
+def constant(value: float) -> Initializer:
+    """Fill with `value`."""
+    return lambda key, shape: np.full(shape, value, np.float32)
+
+
+def zeros() -> Initializer:
+    """Fill with 0."""
+    return constant(0.0)
+
+
+def ones() -> Initializer:
+    """Fill with 1."""
+    return constant(1.0)
+
+
+def xavier_uniform(gain: float = 1.0) -> Initializer:
+    """Draw from U(-r, r), r = gain √(6 / (fan_in + fan_out)).
+
+    Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks".
+
+    >>> w = xavier_uniform()(random.key(0), (128, 64))
+    >>> w.shape, w.dtype, bool(abs(w).max() <= (6 / 192) ** 0.5)
+    ((128, 64), dtype('float32'), True)
+    """
+
+    def init(key: Key, shape: Shape) -> Array:
+        r = gain * sqrt(6 / sum(_fans(shape)))
+        return uniform(-r, r)(key, shape)
+
+    return init
+
+
+def xavier_normal(gain: float = 1.0) -> Initializer:
+    """Draw from N(0, σ²), σ = gain √(2 / (fan_in + fan_out)). Glorot and Bengio 2010, as `xavier_uniform`."""
+    return lambda key, shape: normal(0.0, gain * sqrt(2 / sum(_fans(shape))))(key, shape)
+
+
+def kaiming_uniform(a: float = 0.0, mode: Mode = "fan_in", nonlinearity: str = "leaky_relu") -> Initializer:
+    """Draw from U(-r, r), r = gain √(3 / fan), gain = `gain(nonlinearity, a)`, fan named by `mode`.
+
+    With the defaults the gain is √2, right for relu and its kin. Raises ValueError for an unknown mode or
+    nonlinearity.
+
+    He, Zhang, Ren and Sun 2015, arXiv 1502.01852.
+    """
+    std = _kaiming_std(a, mode, nonlinearity)
+
+    def init(key: Key, shape: Shape) -> Array:
+        r = sqrt(3) * std(shape)
+        return uniform(-r, r)(key, shape)
+
+    return init
+
+
+def kaiming_normal(a: float = 0.0, mode: Mode = "fan_in", nonlinearity: str = "leaky_relu") -> Initializer:
+    """Draw from N(0, σ²), σ = gain / √fan; parameters and errors as `kaiming_uniform`."""
+    std = _kaiming_std(a, mode, nonlinearity)
+    return lambda key, shape: normal(0.0, std(shape))(key, shape)
+
+
+def lecun_normal() -> Initializer:
+    """Draw from N(0, 1 / fan_in): the choice for selu. LeCun, Bottou, Orr and Müller 1998, "Efficient BackProp"."""
+    return lambda key, shape: normal(0.0, sqrt(1 / _fans(shape)[0]))(key, shape)
+
+
+def orthogonal(gain: float = 1.0) -> Initializer:
+    """Draw a matrix with orthonormal rows or columns, whichever are fewer, times `gain`; Haar-distributed.
+
+    Saxe, McClelland and Ganguli 2014, arXiv 1312.6120.
+
+    >>> w = orthogonal()(random.key(0), (4, 2))
+    >>> bool(np.allclose(w.T @ w, np.eye(2), atol=1e-6))
+    True
+    """
+
+    def init(key: Key, shape: Shape) -> Array:
+        n, m = _fans(shape)
+        q, r = np.linalg.qr(random.generator(key).standard_normal((max(n, m), min(n, m))))
+        q = q * np.where(np.diag(r) < 0, -1.0, 1.0)  # makes the factorization unique, and so q uniform
+        return (gain * (q if n >= m else q.T)).astype(np.float32)
+
+    return init
+
+
+def _kaiming_std(a: float, mode: Mode, nonlinearity: str) -> Callable[[Shape], float]:
+    if mode not in ("fan_in", "fan_out"):
+        raise ValueError(f"mode: expected 'fan_in' or 'fan_out', got {mode!r}")
+    scale = gain(nonlinearity, a)
+    return lambda shape: scale / sqrt(_fans(shape)[0 if mode == "fan_in" else 1])
+
+
+def _fans(shape: Shape) -> tuple[int, int]:
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"shape: expected (fan_in, fan_out), both at least 1, got {shape}")
+    return shape

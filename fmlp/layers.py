@@ -1,0 +1,626 @@
+"""Layers: pairs of pure functions ``init(key, shape)`` and ``apply(params, x)``, and how to combine them.
+
+``init(key, shape) -> (out_shape, params)`` takes the shape of one example, without the batch axis, and makes the
+parameters, a nested dict of float32 arrays. ``apply(params, x, *, train=False, key=None) -> y`` is differentiable,
+takes a batch, and works in the dtype of the parameters. Whether it trains is said at the call.
+
+Every constructor returns a `Layer`; there is one for each entry of `activations`: ``leaky_relu`` is ``LeakyRelu()``.
+A layer's name is the name of its `apply`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from fmlp import activations, random
+from fmlp.autodiff import Differentiable, Pullback, differentiable, rule_of
+from fmlp.initializers import Initializer, constant, normal, ones, xavier_uniform, zeros
+from fmlp.random import Key
+from fmlp.tree import Array, Tree, leaves
+from fmlp.tree import map as tree_map
+
+Shape = Any
+"""A tuple of ints, or a tuple of shapes for layers of several inputs."""
+
+
+class Layer(NamedTuple):
+    """A pair of pure functions: ``init(key, shape) -> (out_shape, params)`` and ``apply(params, x)``."""
+
+    init: Callable[[Key, Shape], tuple[Shape, Tree]]
+    apply: Callable[..., Any]
+
+
+# ---------------------------------------------------------------------------------------- layers
+
+
+def Dense(
+    features: int, w_init: Initializer | None = None, b_init: Initializer | None = None, *, bias: bool = True
+) -> Layer:
+    """Affine map ``y = x w + b``: (..., in) to (..., features).
+
+    Parameters: `w` (in, features) from `w_init`, xavier_uniform() by default, and `b` (features,) from `b_init`,
+    zeros() by default, absent without `bias`.
+
+    >>> shape, params = Dense(3).init(random.key(0), (2,))
+    >>> shape, params["w"].shape, params["b"]
+    ((3,), (2, 3), array([0., 0., 0.], dtype=float32))
+    """
+    _positive("features", features)
+    w_init, b_init = w_init or xavier_uniform(), b_init or zeros()
+
+    def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+        w_key, b_key = random.split(key)
+        params = {"w": w_init(w_key, (_width(shape), features))}
+        if bias:
+            params["b"] = b_init(b_key, (features,))
+        return (*shape[:-1], features), params
+
+    @differentiable
+    def dense(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
+        w = params["w"]
+        x = _features(x, w.dtype, len(w))
+        y = x @ w
+        if bias:
+            y += params["b"]
+
+        def pullback(dy: Array) -> Iterator[Any]:
+            rows = _rows(dy)
+            d = {"w": _rows(x).T @ rows}
+            if bias:
+                d["b"] = rows.sum(0)
+            yield d
+            yield dy @ w.T
+
+        return y, pullback
+
+    return Layer(init, dense)
+
+
+def Embedding(num_embeddings: int, features: int, w_init: Initializer | None = None) -> Layer:
+    """Look up a learned row for each integer: ``y = w[x]``, (...) to (..., features).
+
+    Parameter: `w` (num_embeddings, features), from `w_init`, normal() by default. Raises TypeError for an input that
+    is not integer, ValueError for indices outside [0, num_embeddings).
+
+    >>> layer = Embedding(10, 4)
+    >>> _, params = layer.init(random.key(0), ())
+    >>> layer.apply(params, np.array([7, 7, 3])).shape
+    (3, 4)
+    """
+    _positive("num_embeddings", num_embeddings)
+    _positive("features", features)
+    w_init = w_init or normal()
+
+    def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+        return (*shape, features), {"w": w_init(key, (num_embeddings, features))}
+
+    @differentiable
+    def embedding(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
+        w, x = params["w"], np.asarray(x)
+        if x.dtype.kind not in "iu":
+            raise TypeError(f"x: expected integers, got {x.dtype}")
+        if x.size and not (x.min() >= 0 and x.max() < len(w)):
+            raise ValueError(f"x: expected indices from 0 to {len(w) - 1}, got {x.min()} to {x.max()}")
+
+        def pullback(dy: Array) -> Iterator[Any]:
+            dw = np.zeros_like(w)
+            np.add.at(dw, x, dy)
+            yield {"w": dw}
+            yield None
+
+        return w[x], pullback
+
+    return Layer(init, embedding)
+
+
+class Calibration:
+    """What `fmlp.calibrate` passes as `train`: it is true, turns dropout off, and gathers BatchNorm's moments."""
+
+    def __init__(self) -> None:
+        self.moments: list[tuple[Tree, Array, Array, int]] = []
+
+    def record(self, params: Tree, mean: Array, var: Array, rows: int) -> None:
+        """Note one batch's mean and variance, and over how many rows, for the layer that holds `params`."""
+        self.moments.append((params, mean, var, rows))
+
+
+def BatchNorm(eps: float = 1e-5) -> Layer:
+    """Normalize each feature: ``y = scale (x - mean) / √(var + eps) + bias``, (..., n) to (..., n).
+
+    With ``train=True``, `mean` and `var` are the batch's, over all axes but the last; the derivative with respect to
+    the `mean`, `var` and `count` in the parameters is then zero. Otherwise they are the population's, from the
+    parameters, where `fmlp.calibrate` puts them; `count` is the number of rows they come from, 0 until then.
+
+    Raises ValueError in training for a batch of one row, and at inference for statistics never computed.
+
+    Ioffe and Szegedy 2015, arXiv 1502.03167; Wu and Johnson 2021, arXiv 2105.07576.
+
+    >>> layer = BatchNorm()
+    >>> _, params = layer.init(random.key(0), (1,))
+    >>> layer.apply(params, np.array([[1.0], [3.0]]), train=True).round(3)
+    array([[-1.],
+           [ 1.]], dtype=float32)
+    """
+    _at_least_zero("eps", eps)
+
+    def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+        n = (_width(shape),)
+        zero, one = zeros(), ones()
+        statistics = {"mean": zero(key, n), "var": one(key, n), "count": zero(key, ())}
+        return shape, {"scale": one(key, n), "bias": zero(key, n), **statistics}
+
+    @differentiable
+    def batch_norm(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
+        scale, mean, var = params["scale"], params["mean"], params["var"]
+        x = _features(x, scale.dtype, len(scale))
+        if train:
+            rows = _rows(x)
+            if len(rows) < 2:
+                raise ValueError(f"x: a batch's statistics need at least 2 rows, got shape {x.shape}")
+            mean = rows.mean(0)
+            var = np.square(rows - mean).mean(0)
+            if isinstance(train, Calibration):
+                train.record(params, mean, var, len(rows))
+        elif params["count"] == 0:
+            raise ValueError("mean: never computed; call params = fmlp.calibrate(net, params, x) after training")
+        r = 1 / np.sqrt(var + eps)
+        z = (x - mean) * r
+        y = scale * z + params["bias"]
+
+        def pullback(dy: Array) -> Iterator[Any]:
+            dbias, dscale = _rows(dy).sum(0), _rows(dy * z).sum(0)
+            if train:
+                dmean = dvar = np.zeros_like(mean)
+            else:
+                dmean, dvar = -scale * r * dbias, -0.5 * scale * r * r * dscale
+            count = np.zeros_like(params["count"])
+            yield {"scale": dscale, "bias": dbias, "mean": dmean, "var": dvar, "count": count}
+            if train:
+                yield scale * r * (dy - (dbias + z * dscale) / len(rows))
+            else:
+                yield scale * r * dy
+
+        return y, pullback
+
+    return Layer(init, batch_norm)
+
+
+def LayerNorm(eps: float = 1e-5) -> Layer:
+    """Normalize each row: ``y = scale (x - mean) / √(var + eps) + bias`` over the last axis, (..., n) to (..., n).
+
+    Parameters: `scale` (n,) of ones and `bias` (n,) of zeros. Ba, Kiros and Hinton 2016, arXiv 1607.06450.
+    """
+    _at_least_zero("eps", eps)
+
+    def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+        n = (_width(shape),)
+        return shape, {"scale": ones()(key, n), "bias": zeros()(key, n)}
+
+    @differentiable
+    def layer_norm(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
+        scale = params["scale"]
+        x = _features(x, scale.dtype, len(scale))
+        d = x - x.mean(-1, keepdims=True)
+        r = 1 / np.sqrt(np.square(d).mean(-1, keepdims=True) + eps)
+        z = d * r
+
+        def pullback(dy: Array) -> Iterator[Any]:
+            yield {"scale": _rows(dy * z).sum(0), "bias": _rows(dy).sum(0)}
+            dz = dy * scale
+            yield r * (dz - dz.mean(-1, keepdims=True) - z * (dz * z).mean(-1, keepdims=True))
+
+        return scale * z + params["bias"], pullback
+
+    return Layer(init, layer_norm)
+
+
+def Dropout(rate: float) -> Layer:
+    """Zero each number with probability `rate` in training, and divide the rest by 1 - rate; else the identity.
+
+    `rate` is in [0, 1), rounded to a multiple of 2⁻¹⁶. With ``train=True`` it needs a key; raises ValueError without.
+
+    Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting".
+
+    >>> Dropout(0.5).apply({}, np.ones(8, np.float32), train=True, key=random.key(0))
+    array([2., 0., 0., 0., 0., 2., 0., 2.], dtype=float32)
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate: expected a number in [0, 1), got {rate}")
+    keep = max(round((1 - rate) * 65536), 1) / 65536
+
+    @differentiable
+    def dropout(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
+        if not train or keep == 1 or isinstance(train, Calibration):
+            return x, lambda dy: ({}, dy)
+        if key is None:
+            raise ValueError("key: dropout needs a key when train=True, as random.key(seed) makes it; got None")
+        x = activations.floating(x)
+        mask = random.bernoulli(key, keep, x.shape) * x.dtype.type(1 / keep)
+        return x * mask, lambda dy: ({}, dy * mask)
+
+    return Layer(_same_shape, dropout)
+
+
+def Flatten() -> Layer:
+    """Join the axes of each example: (batch, a, b, …) to (batch, a·b·…)."""
+
+    def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+        return (int(np.prod(shape, dtype=np.int64)),), {}
+
+    @differentiable
+    def flatten(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
+        x = np.asarray(x)
+        return x.reshape(len(x), -1), lambda dy: ({}, dy.reshape(x.shape))
+
+    return Layer(init, flatten)
+
+
+def Activation(f: Callable[..., Any], **settings: Any) -> Layer:
+    """Apply a differentiable function without parameters: ``y = f(x, **settings)``.
+
+    Raises TypeError when `f` carries no vjp.
+
+    >>> Activation(activations.leaky_relu, negative_slope=0.5).apply({}, np.array([-1.0, 1.0]))
+    array([-0.5,  1. ])
+    """
+    rule = rule_of(f, "Activation")
+
+    def activation(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
+        y, pullback = rule(x, **settings)
+
+        def with_params(dy: Any) -> Iterator[Any]:
+            yield {}
+            yield from pullback(dy)
+
+        return y, with_params
+
+    activation.__name__ = getattr(f, "__name__", "activation")
+    return Layer(_same_shape, Differentiable(activation))
+
+
+def Prelu(num_parameters: int = 1, init: float = 0.25) -> Layer:
+    """``max(x, 0) + slope · min(x, 0)`` with a learned `slope`, one or one for each feature.
+
+    Parameter: `slope` (num_parameters,), all `init`. At 0 the derivative is the slope. He, Zhang, Ren and Sun 2015,
+    arXiv 1502.01852.
+    """
+    _positive("num_parameters", num_parameters)
+
+    def init_(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+        if num_parameters not in (1, _width(shape)):
+            raise ValueError(f"num_parameters: expected 1 or the width, {shape[-1]}, got {num_parameters}")
+        return shape, {"slope": constant(init)(key, (num_parameters,))}
+
+    @differentiable
+    def prelu(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
+        slope = params["slope"]
+        x = np.asarray(x, slope.dtype)
+        negative = np.minimum(x, 0)
+
+        def pullback(dy: Array) -> Iterator[Any]:
+            d = _rows(dy * negative).sum(0)
+            yield {"slope": d if num_parameters > 1 else d.sum(keepdims=True)}
+            yield np.where(x > 0, dy, slope * dy)
+
+        return np.maximum(x, 0) + slope * negative, pullback
+
+    return Layer(init_, prelu)
+
+
+# ------------------------------------------------------------------------------------ combinators
+
+
+def serial(*layers: Layer) -> Layer:
+    """Compose layers, each applied to the result of the one before: ``y = fₙ(… f₂(f₁(x)))``.
+
+    The parameters are a dict of the children's, named by kind and position, ``dense_0``; children without
+    parameters have no entry. In training each child gets a key of its own. An error in a child names the child.
+
+    >>> net = serial(Dense(8), Elu(), Dense(1))
+    >>> shape, params = net.init(random.key(0), (4,))
+    >>> shape, sorted(params)
+    ((1,), ['dense_0', 'dense_2'])
+    """
+    children = _named("serial", layers)
+
+    def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+        params = {}
+        for (name, layer), k in zip(children, random.split(key, len(children)), strict=True):
+            try:
+                shape, params[name] = layer.init(k, shape)
+            except (TypeError, ValueError) as error:
+                _raise_inside(name, error)
+        return shape, _with_leaves(params)
+
+    def serial(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
+        _check_children(params, children)
+        pullbacks = []
+        for (name, layer), k in zip(children, _keys(key, train, children), strict=True):
+            try:
+                x, pullback = rule_of(layer.apply)(params.get(name, {}), x, train=train, key=k)
+            except (KeyError, TypeError, ValueError) as error:
+                _raise_inside(name, error)
+            pullbacks.append(pullback)
+
+        def chain_rule(dy: Any) -> Iterator[Any]:
+            grads = {}
+            cotangents = iter([dy])
+            for (name, _), pullback in zip(reversed(children), reversed(pullbacks), strict=True):
+                cotangents = iter(pullback(next(cotangents)))
+                grads[name] = next(cotangents)
+            yield {name: grads[name] for name in params}
+            yield from cotangents
+
+        return x, chain_rule
+
+    return Layer(init, _combinator(serial, children))
+
+
+def parallel(*layers: Layer) -> Layer:
+    """Apply each layer to its own input: ``(x₁, …, xₙ)`` to ``(f₁(x₁), …, fₙ(xₙ))``, tuples of n.
+
+    Parameters, keys and errors as in `serial`.
+    """
+    children = _named("parallel", layers)
+
+    def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+        _check_count("shape", shape, len(children))
+        shapes, params = [], {}
+        for (name, layer), k, s in zip(children, random.split(key, len(children)), shape, strict=True):
+            try:
+                out, params[name] = layer.init(k, s)
+            except (TypeError, ValueError) as error:
+                _raise_inside(name, error)
+            shapes.append(out)
+        return tuple(shapes), _with_leaves(params)
+
+    def parallel(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
+        _check_children(params, children)
+        _check_count("x", x, len(children))
+        ys, pullbacks = [], []
+        for (name, layer), k, xi in zip(children, _keys(key, train, children), x, strict=True):
+            try:
+                y, pullback = rule_of(layer.apply)(params.get(name, {}), xi, train=train, key=k)
+            except (KeyError, TypeError, ValueError) as error:
+                _raise_inside(name, error)
+            ys.append(y)
+            pullbacks.append(pullback)
+
+        def side_by_side(dy: Any) -> Iterator[Any]:
+            cotangents = [iter(pullback(d)) for pullback, d in zip(pullbacks, dy, strict=True)]
+            grads = {name: next(c) for (name, _), c in zip(children, cotangents, strict=True)}
+            yield {name: grads[name] for name in params}
+            yield tuple(next(c) for c in cotangents)
+
+        return tuple(ys), side_by_side
+
+    return Layer(init, _combinator(parallel, children))
+
+
+def residual(*layers: Layer) -> Layer:
+    """Add the input to the result: ``y = x + f(x)`` with ``f = serial(*layers)``, whose parameters it has.
+
+    Raises ValueError at init when f changes the shape. He, Zhang, Ren and Sun 2016, arXiv 1512.03385.
+    """
+    inner = serial(*layers)
+    rule = rule_of(inner.apply)
+
+    def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+        out, params = inner.init(key, shape)
+        if out != shape:
+            raise ValueError(f"shape: expected a result of the input's shape, {shape}, got {out}")
+        return shape, params
+
+    def residual(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
+        y, inner_pullback = rule(params, x, train=train, key=key)
+
+        def pullback(dy: Array) -> Iterator[Any]:
+            cotangents = iter(inner_pullback(dy))
+            yield next(cotangents)
+            yield dy + next(cotangents)
+
+        return y + np.asarray(x, y.dtype), pullback
+
+    return Layer(init, _combinator(residual, _named("residual", layers)))
+
+
+def fan_out(n: int) -> Layer:
+    """Hand the input to n branches: ``x`` to ``(x, …, x)``; their cotangents add up."""
+    _positive("n", n)
+
+    def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+        return (shape,) * n, {}
+
+    @differentiable
+    def fan_out(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
+        return (x,) * n, lambda dy: ({}, _sum(dy))
+
+    return Layer(init, fan_out)
+
+
+def fan_in_sum() -> Layer:
+    """Add the branches: ``(x₁, …, xₙ)`` to ``x₁ + … + xₙ``, all of one shape."""
+
+    def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+        _check_branches("shape", shape)
+        if any(s != shape[0] for s in shape):
+            raise ValueError(f"shape: expected branches of one shape, got {shape}")
+        return shape[0], {}
+
+    @differentiable
+    def fan_in_sum(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
+        _check_branches("x", x)
+        return _sum(x), lambda dy: ({}, (dy,) * len(x))
+
+    return Layer(init, fan_in_sum)
+
+
+def fan_in_concat(axis: int = -1) -> Layer:
+    """Join the branches along `axis`, counted with the batch axis as 0; the last by default."""
+
+    def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+        _check_branches("shape", shape)
+        ndim = len(shape[0]) + 1
+        at = axis % ndim - 1 if -ndim <= axis < ndim else -1
+        if at < 0 or any(s[:at] + s[at + 1 :] != shape[0][:at] + shape[0][at + 1 :] for s in shape):
+            raise ValueError(f"shape: branches of shapes {shape} cannot be joined along axis {axis}")
+        return (*shape[0][:at], sum(s[at] for s in shape), *shape[0][at + 1 :]), {}
+
+    @differentiable
+    def fan_in_concat(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
+        _check_branches("x", x)
+        x = [np.asarray(branch) for branch in x]
+        ends = np.cumsum([branch.shape[axis] for branch in x])[:-1]
+        return np.concatenate(x, axis), lambda dy: ({}, tuple(np.split(dy, ends, axis)))
+
+    return Layer(init, fan_in_concat)
+
+
+# ---------------------------------------------------------------------------- activations as layers
+
+
+def _activation_layer(name: str, f: Callable[..., Any]) -> Callable[..., Layer]:
+    def constructor(*args: Any, **settings: Any) -> Layer:
+        arguments = inspect.signature(f).bind(None, *args, **settings).arguments
+        return Activation(f, **dict(list(arguments.items())[1:]))
+
+    constructor.__name__ = constructor.__qualname__ = name
+    constructor.__doc__ = f"The layer of `activations.{f.__name__}`, which tells its settings.\n\n{f.__doc__}"
+    return constructor
+
+
+_constructors = {"".join(word.capitalize() for word in name.split("_")): f for name, f in activations.table.items()}
+globals().update({name: _activation_layer(name, f) for name, f in _constructors.items()})
+Swish = _activation_layer("Swish", activations.swish)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Callable[..., Layer]: ...
+
+
+__all__ = [
+    "Activation",
+    "BatchNorm",
+    "Dense",
+    "Dropout",
+    "Embedding",
+    "Flatten",
+    "Layer",
+    "LayerNorm",
+    "Prelu",
+    "Swish",
+    "fan_in_concat",
+    "fan_in_sum",
+    "fan_out",
+    "parallel",
+    "residual",
+    "serial",
+    *_constructors,
+]
+
+
+# ---------------------------------------------------------------------------------------- helpers
+
+
+def _same_shape(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+    return shape, {}
+
+
+def _rows(x: Array) -> Array:
+    """View (..., n) as (rows, n)."""
+    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+
+
+def _features(x: Any, dtype: npt.DTypeLike, n: int) -> Array:
+    """Bring an input to the dtype of the parameters, and check its width."""
+    array: Array = np.asarray(x)
+    if array.dtype != dtype:
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"x: expected numbers, got dtype {array.dtype}")
+        array = array.astype(dtype)
+    if array.ndim == 0 or array.shape[-1] != n:
+        raise ValueError(f"x: expected shape (..., {n}), got {array.shape}")
+    return array
+
+
+def _sum(xs: Sequence[Any]) -> Any:
+    """Add arrays or tuples of arrays."""
+    first, *rest = xs
+    for x in rest:
+        first = tree_map(np.add, first, x)
+    return first
+
+
+def _width(shape: Shape) -> int:
+    if not isinstance(shape, tuple) or not shape or not all(isinstance(n, int | np.integer) and n > 0 for n in shape):
+        raise ValueError(f"shape: expected the shape of one example, such as (128,), got {shape!r}")
+    return int(shape[-1])
+
+
+def _named(asker: str, layers: Iterable[Layer]) -> tuple[tuple[str, Layer], ...]:
+    children = []
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, tuple) or len(layer) != 2 or not all(callable(f) for f in layer):
+            name = getattr(layer, "__name__", repr(layer))
+            hint = f"; call the constructor: {name}()" if callable(layer) else ""
+            raise TypeError(f"{asker}: expected layers, got {name} at position {i}{hint}")
+        layer = Layer(*layer)
+        children.append((f"{getattr(layer.apply, '__name__', 'layer')}_{i}", layer))
+    return tuple(children)
+
+
+def _combinator(rule: Callable[..., Any], children: tuple[tuple[str, Layer], ...]) -> Differentiable[..., Any]:
+    apply = Differentiable(rule)
+    apply.children = children
+    return apply
+
+
+def _keys(key: Key | None, train: Any, children: Sequence[Any]) -> Iterable[Key | None]:
+    if not train or key is None:
+        return [None] * len(children)
+    return random.split(key, len(children))
+
+
+def _with_leaves(params: dict[str, Tree]) -> dict[str, Tree]:
+    return {name: child for name, child in params.items() if leaves(child)}
+
+
+def _check_children(params: Tree, children: Sequence[tuple[str, Layer]]) -> None:
+    if not isinstance(params, dict):
+        raise TypeError(f"params: expected a dict of the layers' parameters, got {type(params).__name__}")
+    if unknown := params.keys() - {name for name, _ in children}:
+        names = ", ".join(name for name, _ in children)
+        raise ValueError(f"params: no layer is called {sorted(unknown)[0]}; the layers are {names}")
+
+
+def _check_count(name: str, x: Any, n: int) -> None:
+    if not isinstance(x, tuple | list) or len(x) != n:
+        got = f"{type(x).__name__} of {len(x)}" if isinstance(x, tuple | list) else type(x).__name__
+        raise ValueError(f"{name}: expected a tuple of {n}, one for each branch, got {got}")
+
+
+def _check_branches(name: str, x: Any) -> None:
+    if not isinstance(x, tuple | list) or not x:
+        raise ValueError(f"{name}: expected a tuple of branches, got {type(x).__name__}")
+
+
+def _raise_inside(name: str, error: Exception) -> NoReturn:
+    """Raise a child's error again, with the child's name before it: ``dense_0/x: expected …``."""
+    if isinstance(error, KeyError):
+        raise ValueError(f"{name}/{error.args[0]}: missing from the parameters") from error
+    raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}/{error}") from error
+
+
+def _positive(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+
+
+def _at_least_zero(name: str, value: float) -> None:
+    if not value >= 0:
+        raise ValueError(f"{name}: expected a number at least 0, got {value!r}")

@@ -1,0 +1,231 @@
+"""Losses: scalar functions ``(prediction, y, *, weight=None)`` that carry their vjp.
+
+Every loss is an average over the batch, the first axis, of one number per row: ``Σ wᵢ lᵢ / Σ wᵢ`` with the
+per-row `weight`, shape (batch,), all ones by default. Further axes are averaged within the row. A batch whose
+weights are all zero has loss and gradient zero. `y` is data: it gets no derivative. The result is a scalar
+in the dtype of the prediction.
+
+A loss also knows how a prediction is read off the network's output: ``losses.cross_entropy.predict(logits)`` is
+the arg max. Bind a loss's own parameters with `functools.partial`.
+
+All raise ValueError when shapes do not fit, naming both, or when the batch is empty.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from fmlp.activations import sigmoid
+from fmlp.autodiff import Differentiable, Pullback
+from fmlp.tree import Array
+
+__all__ = [
+    "Loss",
+    "argmax",
+    "as_is",
+    "binary_cross_entropy",
+    "cross_entropy",
+    "huber",
+    "loss",
+    "mae",
+    "mse",
+    "positive",
+    "prediction_of",
+]
+
+
+class Loss(Differentiable[..., Any]):
+    """A differentiable loss and ``predict(output)``, which reads the prediction off the network's output."""
+
+    def __init__(self, rule: Callable[..., tuple[Any, Pullback]], predict: Callable[[Array], Array]) -> None:
+        super().__init__(rule)
+        self.predict = predict
+
+
+def argmax(output: Array) -> Array:
+    """Read integer labels, shape (batch,), off logits of shape (batch, classes)."""
+    labels: Array = output.argmax(-1)
+    return labels
+
+
+def positive(output: Array) -> Array:
+    """Read labels 0 and 1 off the sign of the logits."""
+    return (output > 0).astype(np.int64)
+
+
+def as_is(output: Array) -> Array:
+    """Take the output as the prediction."""
+    return output
+
+
+def loss(predict: Callable[[Array], Array] = as_is) -> Callable[[Callable[..., tuple[Any, Pullback]]], Loss]:
+    """Make a loss from its rule, ``rule(prediction, y, *, weight=None) -> (scalar, pullback)``."""
+    return functools.partial(Loss, predict=predict)
+
+
+def prediction_of(loss: Callable[..., Any]) -> Callable[[Array], Array]:
+    """Return the way a prediction is read off for `loss`, which may be a `functools.partial` of a loss."""
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    predict: Callable[[Array], Array] = getattr(loss, "predict", as_is)
+    return predict
+
+
+@loss()
+def mse(prediction: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback]:
+    """Mean squared error: ``l = mean (p - y)²``; derivative ``2 (p - y) / width``.
+
+    >>> mse(np.array([[1.0], [2.0]]), np.array([1.0, 4.0]))
+    np.float64(2.0)
+    """
+    d = _residual(prediction, y)
+    return _mean(d * d, weight, lambda: 2 * d)
+
+
+@loss()
+def mae(prediction: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback]:
+    """Mean absolute error: ``l = mean |p - y|``; derivative ``sign(p - y) / width``, 0 where they are equal."""
+    d = _residual(prediction, y)
+    return _mean(np.abs(d), weight, lambda: np.sign(d))
+
+
+@loss()
+def huber(prediction: Array, y: Any, *, weight: Any = None, delta: float = 1.0) -> tuple[Any, Pullback]:
+    """Huber's loss: ``d²/2`` for |d| ≤ delta, ``delta (|d| - delta/2)`` beyond; derivative d clipped to ±delta.
+
+    Huber 1964, "Robust estimation of a location parameter".
+    """
+    d = _residual(prediction, y)
+    c = np.clip(d, -delta, delta)
+    return _mean(c * (d - 0.5 * c), weight, lambda: c)
+
+
+@loss(predict=positive)
+def binary_cross_entropy(logits: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback]:
+    """Cross-entropy of Bernoulli logits: ``l = mean (max(z, 0) - z y + log(1 + e^-|z|))``; derivative ``σ(z) - y``.
+
+    `y` is 0 or 1, or a probability; raises ValueError outside [0, 1].
+
+    >>> binary_cross_entropy(np.array([0.0]), np.array([1]))
+    np.float64(0.6931471805599453)
+    """
+    z, y = logits, _aligned(logits, y)
+    if not (y.min() >= 0 and y.max() <= 1):
+        raise ValueError(f"y: expected labels 0 and 1, or probabilities; got values from {y.min()} to {y.max()}")
+    rows = np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
+    return _mean(rows, weight, lambda: sigmoid(z) - y)
+
+
+@loss(predict=argmax)
+def cross_entropy(logits: Array, y: Any, *, weight: Any = None, label_smoothing: float = 0.0) -> tuple[Any, Pullback]:
+    """Cross-entropy of softmax logits, fused: ``l = log Σ eᶻ - Σ q z``; derivative ``softmax(z) - q``.
+
+    `logits` has shape (batch, classes). `y` is integer labels, shape (batch,), or rows of probabilities q, shape
+    (batch, classes). `label_smoothing` s in [0, 1] replaces q by ``(1 - s) q + s / classes``.
+
+    Raises TypeError for labels that are no integers, ValueError for labels out of range, rows that are no
+    probabilities, or a smoothing out of range.
+
+    >>> cross_entropy(np.zeros((2, 4)), np.array([0, 3]))
+    np.float64(1.3862943611198906)
+    """
+    if logits.ndim != 2 or logits.shape[1] == 0:
+        raise ValueError(f"logits: expected shape (batch, classes), got {logits.shape}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing: expected a number in [0, 1], got {label_smoothing}")
+    n, k = logits.shape
+    y = np.asarray(y)
+    with np.errstate(over="ignore"):
+        z = logits - logits.max(1, keepdims=True)
+    e = np.exp(z)
+    total = e.sum(1, keepdims=True)
+    keep = 1 - label_smoothing
+    if y.ndim == 1:
+        at = _label_index(y, n, k)
+        rows = np.log(total[:, 0]) - keep * z.take(at)
+    else:
+        q = _probabilities(y, logits)
+        rows = np.log(total[:, 0]) - keep * (q * z).sum(1)
+    if label_smoothing:
+        rows -= label_smoothing * z.mean(1)
+
+    def derivative() -> Array:
+        d: Array = e / total
+        if y.ndim == 1:
+            d.reshape(-1)[at] -= keep
+        else:
+            d -= keep * q
+        if label_smoothing:
+            d -= label_smoothing / k
+        return d
+
+    return _mean(rows, weight, derivative)
+
+
+def _mean(values: Array, weight: Any, derivative: Callable[[], Array]) -> tuple[Any, Pullback]:
+    """Average `values` over rows; ``derivative()`` is d(sum of a row's values)/d(prediction), element by element."""
+    if values.size == 0:
+        raise ValueError(f"prediction: expected at least one row, got shape {values.shape}")
+    n = len(values)
+    if weight is None:
+        share = np.full(1, 1 / values.size, values.dtype)
+    else:
+        w = np.asarray(weight, values.dtype)
+        if w.shape != (n,):
+            raise ValueError(f"weight: expected shape ({n},), one per row, got {w.shape}")
+        share = w / (float(w.sum()) * (values.size // n) or 1.0)
+
+    def column(ndim: int) -> Array:
+        return share.reshape(-1, *[1] * (ndim - 1))
+
+    def pullback(dy: Any) -> Iterator[Array | None]:
+        d = derivative()
+        yield d * (dy * column(d.ndim))
+        yield None
+
+    return (values * column(values.ndim)).sum(), pullback
+
+
+def _residual(prediction: Array, y: Any) -> Array:
+    d: Array = prediction - _aligned(prediction, y)
+    return d
+
+
+def _aligned(prediction: Array, y: Any) -> Array:
+    """Bring `y` to the dtype and shape of the prediction; a column and a vector of the same length are the same."""
+    given = np.asarray(y)
+    if given.dtype.kind not in "fiub":
+        raise TypeError(f"y: expected numbers, got dtype {given.dtype}")
+    aligned: Array = given.astype(prediction.dtype, copy=False)
+    if given.shape == prediction.shape:
+        return aligned
+    if prediction.shape in ((*given.shape, 1), given.shape[:-1]) and given.size == prediction.size:
+        return aligned.reshape(prediction.shape)
+    raise ValueError(f"y: expected the shape of the prediction, {prediction.shape}, got {given.shape}")
+
+
+def _label_index(y: Array, n: int, k: int) -> Array:
+    """Return where in the raveled (n, k) logits each row's label stands."""
+    if y.dtype.kind not in "iu":
+        raise TypeError(f"y: expected integer labels or rows of probabilities, got {y.dtype} of shape {y.shape}")
+    if len(y) != n:
+        raise ValueError(f"y: expected {n} labels, one per row of the logits, got {len(y)}")
+    if n and not (y.min() >= 0 and y.max() < k):
+        raise ValueError(f"y: expected labels from 0 to {k - 1}, got values from {y.min()} to {y.max()}")
+    index: Array = y + np.arange(0, n * k, k)
+    return index
+
+
+def _probabilities(y: Array, logits: Array) -> Array:
+    if y.shape != logits.shape:
+        raise ValueError(
+            f"y: expected labels of shape {logits.shape[:1]} or probabilities of shape {logits.shape}, got {y.shape}"
+        )
+    q = y.astype(logits.dtype, copy=False)
+    if not (q.min(initial=0) >= 0 and np.abs(q.sum(1) - 1).max(initial=0) < 1e-3):
+        raise ValueError("y: expected rows of probabilities, at least 0 and summing to 1")
+    return q

@@ -1,0 +1,399 @@
+"""Learning-rate schedules: pure functions from a count to a learning rate.
+
+A *schedule* takes a count (an integer, 0 for the first) and returns a Python float, never a NumPy scalar,
+which would upcast float32 arrays. What is counted is the caller's business: an optimizer counts its steps,
+and `per_epoch` turns a schedule of epochs into one of steps. Wherever a schedule is expected, a number will
+do and stands for `constant`.
+
+Names, arguments and values are those of the PyTorch schedulers, in closed form, so that any count can be
+asked for in any order:
+
+>>> schedule = step_lr(0.1, step_size=2, gamma=0.5)
+>>> [schedule(count) for count in range(5)]
+[0.1, 0.1, 0.05, 0.05, 0.025]
+
+Arguments are checked when a schedule is made: TypeError for one of the wrong type, ValueError for one out of
+range. Calling a schedule with a negative count raises ValueError, with anything but an integer TypeError.
+"""
+
+from __future__ import annotations
+
+import operator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from math import cos, inf, pi
+from numbers import Integral, Real
+from typing import Literal, NamedTuple, TypeAlias
+
+Schedule: TypeAlias = Callable[[int], float]
+
+__all__ = [
+    "PlateauState",
+    "ReduceOnPlateau",
+    "Schedule",
+    "constant",
+    "constant_lr",
+    "cosine_lr",
+    "exponential_lr",
+    "join",
+    "linear",
+    "multi_step_lr",
+    "one_cycle_lr",
+    "per_epoch",
+    "polynomial",
+    "reduce_on_plateau",
+    "step_lr",
+    "warmup",
+]
+
+
+def constant(lr: float) -> Schedule:
+    """Make the schedule that is `lr` at every count.
+
+    `lr` is a finite number of at least 0, here and in every other schedule.
+
+    >>> constant(0.1)(1000)
+    0.1
+    """
+    lr = _real("lr", lr)
+    return _schedule(lambda count: lr)
+
+
+def step_lr(lr: float, step_size: int, gamma: float = 0.1) -> Schedule:
+    """Multiply by `gamma` every `step_size` counts: ``lr · gamma^⌊count / step_size⌋``.
+
+    Raises ValueError unless ``step_size ≥ 1`` and ``gamma > 0``. PyTorch: StepLR.
+
+    >>> schedule = step_lr(0.1, step_size=30, gamma=0.5)
+    >>> schedule(29), schedule(30), schedule(60)
+    (0.1, 0.05, 0.025)
+    """
+    lr, gamma = _real("lr", lr), _real("gamma", gamma, "(0, inf)")
+    step_size = _integer("step_size", step_size, 1)
+    return _schedule(lambda count: lr * gamma ** (count // step_size))
+
+
+def multi_step_lr(lr: float, milestones: Iterable[int], gamma: float = 0.1) -> Schedule:
+    """Multiply by `gamma` at each milestone: ``lr · gamma^(number of milestones ≤ count)``.
+
+    Raises ValueError unless the milestones are increasing and at least 0, and ``gamma > 0``.
+    PyTorch: MultiStepLR.
+
+    >>> schedule = multi_step_lr(0.1, milestones=[30, 80], gamma=0.5)
+    >>> schedule(29), schedule(30), schedule(80)
+    (0.1, 0.05, 0.025)
+    """
+    lr, gamma = _real("lr", lr), _real("gamma", gamma, "(0, inf)")
+    counts = _increasing("milestones", milestones, 0)
+    return _schedule(lambda count: lr * gamma ** bisect_right(counts, count))
+
+
+def constant_lr(lr: float, factor: float = 1 / 3, total_iters: int = 5) -> Schedule:
+    """Give ``lr · factor`` for the first `total_iters` counts, and `lr` from then on.
+
+    Raises ValueError unless ``0 ≤ factor ≤ 1`` and ``total_iters ≥ 1``. PyTorch: ConstantLR.
+
+    >>> schedule = constant_lr(0.1, factor=0.5, total_iters=4)
+    >>> schedule(3), schedule(4)
+    (0.05, 0.1)
+    """
+    lr, factor = _real("lr", lr), _real("factor", factor, "[0, 1]")
+    total_iters = _integer("total_iters", total_iters, 1)
+    return _schedule(lambda count: lr * factor if count < total_iters else lr)
+
+
+def exponential_lr(lr: float, gamma: float) -> Schedule:
+    """Multiply by `gamma` at every count: ``lr · gamma^count``.
+
+    Raises ValueError unless ``gamma > 0``. PyTorch: ExponentialLR.
+
+    >>> schedule = exponential_lr(0.1, gamma=0.5)
+    >>> schedule(0), schedule(1), schedule(2)
+    (0.1, 0.05, 0.025)
+    """
+    lr, gamma = _real("lr", lr), _real("gamma", gamma, "(0, inf)")
+    return _schedule(lambda count: lr * gamma**count)
+
+
+def cosine_lr(lr: float, T_max: int, eta_min: float = 0.0) -> Schedule:  # noqa: N803
+    """Go from `lr` down to `eta_min` in `T_max` counts, along half a cosine.
+
+    ``eta_min + (lr - eta_min) · (1 + cos(π · count / T_max)) / 2``. Beyond `T_max` the cosine goes on: back
+    up to `lr` at ``2 · T_max``, and so forth. Loshchilov and Hutter 2017, "SGDR: Stochastic Gradient Descent
+    with Warm Restarts", arXiv 1608.03983, without the restarts. PyTorch: CosineAnnealingLR.
+
+    Raises ValueError unless ``T_max ≥ 1`` and `eta_min` is finite and at least 0.
+
+    >>> schedule = cosine_lr(0.1, T_max=100)
+    >>> schedule(0), round(schedule(50), 9), schedule(100), schedule(200)
+    (0.1, 0.05, 0.0, 0.1)
+    """
+    lr, eta_min = _real("lr", lr), _real("eta_min", eta_min)
+    T_max = _integer("T_max", T_max, 1)  # noqa: N806
+    return _schedule(lambda count: eta_min + (lr - eta_min) * (1 + cos(pi * count / T_max)) / 2)
+
+
+def linear(lr: float, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5) -> Schedule:
+    """Go in a straight line from ``lr · start_factor`` to ``lr · end_factor`` in `total_iters` counts.
+
+    ``lr · (start_factor + (end_factor - start_factor) · min(count / total_iters, 1))``.
+
+    Raises ValueError unless both factors are from 0 to 1 and ``total_iters ≥ 1``. PyTorch: LinearLR.
+
+    >>> schedule = linear(0.1, start_factor=0.5, total_iters=4)
+    >>> schedule(0), round(schedule(1), 9), schedule(4), schedule(5)
+    (0.05, 0.0625, 0.1, 0.1)
+    """
+    lr = _real("lr", lr)
+    start, end = _real("start_factor", start_factor, "[0, 1]"), _real("end_factor", end_factor, "[0, 1]")
+    total_iters = _integer("total_iters", total_iters, 1)
+    return _schedule(lambda count: lr * (start + (end - start) * min(count / total_iters, 1)))
+
+
+def polynomial(lr: float, total_iters: int = 5, power: float = 1.0) -> Schedule:
+    """Go from `lr` to 0 in `total_iters` counts: ``lr · (1 - min(count / total_iters, 1))^power``.
+
+    Raises ValueError unless ``total_iters ≥ 1`` and `power` is finite and at least 0. PyTorch: PolynomialLR.
+
+    >>> schedule = polynomial(0.1, total_iters=4, power=2)
+    >>> schedule(0), schedule(2), schedule(4), schedule(5)
+    (0.1, 0.025, 0.0, 0.0)
+    """
+    lr, power = _real("lr", lr), _real("power", power)
+    total_iters = _integer("total_iters", total_iters, 1)
+    return _schedule(lambda count: lr * (1 - min(count / total_iters, 1)) ** power)
+
+
+def one_cycle_lr(
+    max_lr: float,
+    total_steps: int,
+    pct_start: float = 0.3,
+    anneal_strategy: Literal["cos", "linear"] = "cos",
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+    three_phase: bool = False,
+) -> Schedule:
+    """Rise to `max_lr`, then fall far below where the rise began: the 1cycle policy.
+
+    It starts at ``initial = max_lr / div_factor``, is at `max_lr` when the fraction `pct_start` of the steps
+    is done, and ends at ``initial / final_div_factor`` with count ``total_steps - 1``; with `three_phase` it
+    first returns to `initial` as slowly as it rose. The way between two such points is half a cosine ("cos")
+    or a straight line ("linear"). Counts from `total_steps` on keep the last value, where PyTorch raises.
+
+    Smith and Topin 2018, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning
+    Rates", arXiv 1708.07120. PyTorch: OneCycleLR, without its cycle of momenta.
+
+    Raises ValueError unless ``total_steps ≥ 1``, ``0 ≤ pct_start ≤ 1``, both divisors are above 0 and
+    the strategy is one of the two.
+
+    >>> schedule = one_cycle_lr(1.0, total_steps=10, anneal_strategy="linear")
+    >>> [round(schedule(count), 3) for count in range(10)]
+    [0.04, 0.52, 1.0, 0.857, 0.714, 0.571, 0.429, 0.286, 0.143, 0.0]
+    """
+    max_lr, total_steps = _real("max_lr", max_lr), _integer("total_steps", total_steps, 1)
+    pct_start = _real("pct_start", pct_start, "[0, 1]")
+    initial = max_lr / _real("div_factor", div_factor, "(0, inf)")
+    final = initial / _real("final_div_factor", final_div_factor, "(0, inf)")
+    ease: dict[str, Callable[[float], float]]
+    ease = {"cos": lambda x: (1 + cos(pi * x)) / 2, "linear": lambda x: 1 - x}
+    left = ease[_choice("anneal_strategy", anneal_strategy, *ease)]
+
+    back = [(2 * pct_start * total_steps - 2, initial)] if three_phase else []
+    points = [(0.0, initial), (pct_start * total_steps - 1, max_lr), *back, (total_steps - 1, final)]
+
+    def one_cycle(count: int) -> float:
+        count = min(count, total_steps - 1)
+        (begin, a), (end, b) = next(phase for phase in pairwise(points) if count <= phase[1][0])
+        return b + (a - b) * left((count - begin) / (end - begin)) if begin < end else b
+
+    return _schedule(one_cycle)
+
+
+def warmup(schedule: Schedule | float, steps: int, start_factor: float = 1 / 3) -> Schedule:
+    """Rise in a straight line to ``schedule(0)`` in `steps` counts, then follow `schedule` from its count 0.
+
+    ``join([linear(schedule(0), start_factor, total_iters=steps), schedule], [steps])``. Goyal et al. 2017,
+    "Accurate, Large Minibatch SGD", arXiv 1706.02677.
+
+    Raises ValueError unless ``steps ≥ 1`` and ``0 ≤ start_factor ≤ 1``, TypeError when `schedule` is neither
+    a function nor a number.
+
+    >>> schedule = warmup(exponential_lr(0.1, gamma=0.5), steps=2, start_factor=0.5)
+    >>> [round(schedule(count), 9) for count in range(5)]
+    [0.05, 0.075, 0.1, 0.05, 0.025]
+    """
+    schedule, steps = _as_schedule("schedule", schedule), _integer("steps", steps, 1)
+    return join([linear(schedule(0), start_factor, total_iters=steps), schedule], [steps])
+
+
+def join(schedules: Sequence[Schedule | float], boundaries: Iterable[int]) -> Schedule:
+    """Follow the schedules one after the other, each from its own count 0.
+
+    The first is left at ``boundaries[0]``, the second at ``boundaries[1]``, and so on: at
+    ``boundaries[i] ≤ count`` the value is ``schedules[i + 1](count - boundaries[i])``. PyTorch: SequentialLR.
+
+    Raises ValueError unless there is one boundary fewer than there are schedules and the boundaries are
+    increasing and at least 1, TypeError for a schedule that is neither a function nor a number.
+
+    >>> schedule = join([0.5, exponential_lr(0.1, gamma=0.5)], boundaries=[2])
+    >>> [schedule(count) for count in range(5)]
+    [0.5, 0.5, 0.1, 0.05, 0.025]
+    """
+    if not isinstance(schedules, Sequence):
+        raise TypeError(f"schedules: expected a list of schedules, got {schedules!r}")
+    parts = [_as_schedule(f"schedules[{i}]", schedule) for i, schedule in enumerate(schedules)]
+    starts = [0, *_increasing("boundaries", boundaries, 1)]
+    if len(parts) != len(starts):
+        raise ValueError(
+            "boundaries: expected one fewer than there are schedules, "
+            f"got {len(starts) - 1} for {len(parts)} schedules"
+        )
+
+    def joined(count: int) -> float:
+        i = bisect_right(starts, count) - 1
+        return parts[i](count - starts[i])
+
+    return _schedule(joined)
+
+
+def per_epoch(schedule: Schedule | float, steps_per_epoch: int) -> Schedule:
+    """Make a schedule of steps out of a schedule of epochs: ``schedule(⌊count / steps_per_epoch⌋)``.
+
+    Raises ValueError unless ``steps_per_epoch ≥ 1``, TypeError when `schedule` is neither a function nor
+    a number.
+
+    >>> schedule = per_epoch(exponential_lr(0.1, gamma=0.5), steps_per_epoch=100)
+    >>> schedule(99), schedule(100)
+    (0.1, 0.05)
+    """
+    schedule = _as_schedule("schedule", schedule)
+    steps_per_epoch = _integer("steps_per_epoch", steps_per_epoch, 1)
+    return _schedule(lambda count: schedule(count // steps_per_epoch))
+
+
+class PlateauState(NamedTuple):
+    """What `reduce_on_plateau` knows: the learning rate to use now, and how it got there."""
+
+    learning_rate: float
+    best: float
+    bad_epochs: int
+    cooldown_left: int
+
+
+class ReduceOnPlateau(NamedTuple):
+    """A pair of pure functions: ``init() -> state`` and ``update(metric, state) -> state``."""
+
+    init: Callable[[], PlateauState]
+    update: Callable[[float, PlateauState], PlateauState]
+
+
+def reduce_on_plateau(
+    learning_rate: float,
+    *,
+    factor: float = 0.1,
+    patience: int = 10,
+    threshold: float = 1e-4,
+    threshold_mode: Literal["rel", "abs"] = "rel",
+    cooldown: int = 0,
+    min_lr: float = 0.0,
+    eps: float = 1e-8,
+    mode: Literal["min", "max"] = "min",
+) -> ReduceOnPlateau:
+    """Multiply the learning rate by `factor` when a metric has not improved for over `patience` updates.
+
+    This depends on what is measured and not on a count alone, so it is no schedule but the pair
+    ``init() -> state`` and ``update(metric, state) -> state``, with the learning rate to use in
+    ``state.learning_rate``. A metric improves on the best so far by falling (mode "min") or rising ("max")
+    by more than `threshold`, absolute ("abs") or as a fraction of the best ("rel"); NaN never does. After a
+    reduction, updates do not count as bad for `cooldown` updates. The learning rate stops at `min_lr`, and
+    reductions by `eps` or less are not made. PyTorch: ReduceLROnPlateau.
+
+    Raises ValueError unless ``0 < factor < 1``, the other numbers are finite and at least 0, and the modes
+    are among those named.
+
+    >>> plateau = reduce_on_plateau(0.1, factor=0.5, patience=1)
+    >>> state = plateau.init()
+    >>> for loss in [1.0, 0.8, 0.9, 0.9]:
+    ...     state = plateau.update(loss, state)
+    >>> state
+    PlateauState(learning_rate=0.05, best=0.8, bad_epochs=0, cooldown_left=0)
+    """
+    learning_rate, factor = _real("learning_rate", learning_rate), _real("factor", factor, "(0, 1)")
+    threshold, min_lr, eps = _real("threshold", threshold), _real("min_lr", min_lr), _real("eps", eps)
+    patience, cooldown = _integer("patience", patience, 0), _integer("cooldown", cooldown, 0)
+    sign = 1 if _choice("mode", mode, "min", "max") == "max" else -1
+    relative = _choice("threshold_mode", threshold_mode, "rel", "abs") == "rel"
+
+    def init() -> PlateauState:
+        return PlateauState(learning_rate, -sign * inf, 0, 0)
+
+    def update(metric: float, state: PlateauState) -> PlateauState:
+        lr, best, bad, cooling = state
+        metric = float(metric)
+        bar = best * (1 + sign * threshold) if relative else best + sign * threshold
+        best, bad = (metric, 0) if sign * metric > sign * bar else (best, bad + 1)
+        if cooling > 0:
+            return PlateauState(lr, best, 0, cooling - 1)
+        if bad <= patience:
+            return PlateauState(lr, best, bad, 0)
+        reduced = max(lr * factor, min_lr)
+        return PlateauState(reduced if lr - reduced > eps else lr, best, 0, cooldown)
+
+    return ReduceOnPlateau(init, update)
+
+
+def _schedule(formula: Schedule) -> Schedule:
+    """Guard a formula: its count is a non-negative Python int, its value a Python float."""
+
+    def schedule(count: int) -> float:
+        count = operator.index(count)
+        if count < 0:
+            raise ValueError(f"count: expected an integer of at least 0, got {count}")
+        return float(formula(count))
+
+    return schedule
+
+
+def _as_schedule(name: str, value: Schedule | float) -> Schedule:
+    if callable(value):
+        return value
+    if isinstance(value, Real):
+        return constant(_real(name, value))
+    raise TypeError(f"{name}: expected a schedule or a number, got {value!r}")
+
+
+def _real(name: str, value: object, interval: str = "[0, inf)") -> float:
+    """Return `value` as a Python float, which must lie in `interval`, written as in mathematics."""
+    expected = f"{name}: expected a number in {interval}, got {value!r}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(expected)
+    low, high = map(float, interval[1:-1].split(","))
+    inside = low <= (number := float(value)) <= high
+    if not inside or (number == low and interval[0] == "(") or (number == high and interval[-1] == ")"):
+        raise ValueError(expected)
+    return number
+
+
+def _integer(name: str, value: object, low: int) -> int:
+    expected = f"{name}: expected an integer of at least {low}, got {value!r}"
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(expected)
+    if value < low:
+        raise ValueError(expected)
+    return int(value)
+
+
+def _increasing(name: str, values: Iterable[int], low: int) -> list[int]:
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{name}: expected increasing integers, got {values!r}")
+    counts = [_integer(f"{name}[{i}]", value, low) for i, value in enumerate(values)]
+    if any(later <= earlier for earlier, later in pairwise(counts)):
+        raise ValueError(f"{name}: expected increasing integers, got {counts}")
+    return counts
+
+
+def _choice(name: str, value: str, *choices: str) -> str:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value

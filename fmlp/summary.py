@@ -1,0 +1,39 @@
+"""A network as a table: its layers, their output shapes, and their parameter counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fmlp import random, tree
+from fmlp.layers import Layer, Shape
+
+__all__ = ["summary"]
+
+
+def summary(net: Layer, shape: Shape) -> str:
+    """Describe `net` for inputs whose examples have `shape`: one line a layer, children indented.
+
+    >>> from fmlp.layers import Dense, Elu, serial
+    >>> print(summary(serial(Dense(8), Elu(), Dense(1)), (4,)))
+    layer      output shape  parameters
+    serial     (1,)                  49
+      dense_0  (8,)                  40
+      elu_1    (8,)                   0
+      dense_2  (1,)                   9
+    """
+    name = getattr(net.apply, "__name__", "layer")
+    rows = [("layer", "output shape", "parameters"), *_rows(name, net, shape, "")]
+    first, second, third = (max(len(row[i]) for row in rows) for i in range(3))
+    return "\n".join(f"{name:<{first}}  {out:<{second}}  {count:>{third}}" for name, out, count in rows)
+
+
+def _rows(name: str, layer: Layer, shape: Shape, indent: str) -> Iterator[tuple[str, str, str]]:
+    out, params = layer.init(random.key(0), shape)
+    yield indent + name, str(out), f"{tree.size(params):,}"
+    side_by_side = getattr(layer.apply, "__name__", "") == "parallel"
+    children: tuple[tuple[str, Any], ...] = getattr(layer.apply, "children", ())
+    for i, (child_name, child) in enumerate(children):
+        yield from _rows(child_name, child, shape[i] if side_by_side else shape, indent + "  ")
+        if not side_by_side:
+            shape, _ = child.init(random.key(0), shape)

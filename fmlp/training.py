@@ -1,0 +1,552 @@
+"""Training: `fit`, `evaluate`, `predict` and `calibrate`, built from the public pieces.
+
+One step of `fit` is what a user's own loop would write:
+
+    loss, grads = value_and_grad(objective)(params, x, y, key=key)
+    updates, state = optimizer.update(grads, state, params)
+    params = apply_updates(params, updates)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, pairwise
+from math import isfinite
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from fmlp import losses, optim, random, tree
+from fmlp.autodiff import objective, value_and_grad
+from fmlp.layers import Calibration, Layer
+from fmlp.optim import Optimizer
+from fmlp.random import Key
+from fmlp.schedules import ReduceOnPlateau
+from fmlp.tree import Array, Tree
+
+__all__ = [
+    "EarlyStopping",
+    "Epoch",
+    "FitResult",
+    "NonFiniteError",
+    "calibrate",
+    "evaluate",
+    "fit",
+    "on_plateau",
+    "predict",
+]
+
+Metric = Callable[[Any, Any], float]
+History = dict[str, list[float]]
+
+
+class FitResult(NamedTuple):
+    """What `fit` returns."""
+
+    params: Tree
+    """The parameters reached, or the best epoch's, with BatchNorm's statistics calibrated."""
+    state: Any
+    """The optimizer's state."""
+    history: History
+    """One number an epoch: ``loss``, ``lr``, each metric, and each of these but ``lr`` again as ``val_…``."""
+    seconds: float
+    """Wall time."""
+    stopped: Literal["done", "early", "callback", "interrupted"]
+    """Why training ended."""
+
+
+class Epoch(NamedTuple):
+    """What a callback gets after each epoch, and may return with fields replaced."""
+
+    epoch: int
+    params: Tree
+    state: Any
+    history: History
+    stop: bool = False
+
+
+class NonFiniteError(ValueError):
+    """Training met a loss, gradient or parameter that is infinite or NaN; `params` are the last good ones."""
+
+    def __init__(self, message: str, params: Tree) -> None:
+        super().__init__(message)
+        self.params = params
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop when ``history[monitor]`` has not improved by more than `min_delta` for `patience` epochs.
+
+    `mode` "min" or "max" says which way is better. Epochs before `start_from_epoch` (counted from 0) are not looked
+    at. With `restore_best` the result has the best epoch's parameters. Raises ValueError for settings out of range.
+
+    >>> EarlyStopping("val_loss", patience=2).best([0.5, 0.3, 0.4, 0.35])
+    (1, True)
+    """
+
+    monitor: str
+    mode: Literal["min", "max"] = "min"
+    patience: int = 10
+    min_delta: float = 0.0
+    restore_best: bool = False
+    start_from_epoch: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("min", "max"):
+            raise ValueError(f"mode: expected 'min' or 'max', got {self.mode!r}")
+        for name in ("patience", "min_delta", "start_from_epoch"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}: expected a number at least 0, got {getattr(self, name)!r}")
+
+    def best(self, values: Sequence[float]) -> tuple[int | None, bool]:
+        """Return the best epoch so far, None before `start_from_epoch`, and whether to stop."""
+        sign = 1 if self.mode == "min" else -1
+        best = None
+        for epoch in range(self.start_from_epoch, len(values)):
+            if best is None or sign * values[epoch] < sign * values[best] - self.min_delta:
+                best = epoch
+        return best, best is not None and len(values) - 1 - best >= max(self.patience, 1)
+
+
+def fit(
+    net: Layer,
+    params: Tree,
+    data: tuple[Any, Any] | Iterable[tuple[Any, ...]],
+    *,
+    loss: Callable[..., Any],
+    optimizer: Optimizer,
+    epochs: int,
+    key: Key,
+    batch_size: int = 32,
+    validation: tuple[Any, Any] | float | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    early_stopping: EarlyStopping | None = None,
+    callbacks: Sequence[Callable[[Epoch], Epoch | None]] = (),
+    weight: Any = None,
+    class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+    shuffle: bool = True,
+    progress: bool = True,
+) -> FitResult:
+    """Train `net` from `params` on `data` and return a `FitResult`.
+
+    `data` is a pair ``(x, y)`` of arrays with the examples along the first axis, in memory or memory-mapped (x may
+    be a tree of such arrays), or an iterable of batches ``(x, y)`` or ``(x, y, weight)`` that can be gone through
+    once an epoch. Arrays are shuffled each epoch and cut into batches of `batch_size`; a last batch of one row joins
+    the one before it. `key` is the source of all randomness: the same key gives the same result, bit for bit.
+
+    `validation` is a pair (x, y), or the fraction of `data` to set aside at random. `metrics` maps names to functions
+    ``(y_true, y_pred) -> float``; after each epoch they are worked out at inference on the training and the
+    validation data (not on training data that come as batches). `weight` gives each row of `data` a weight,
+    `class_weight` each label, or "balanced" for n / (classes · count); both multiply.
+
+    Each callback gets an `Epoch` after every epoch and may return another. A bar shows the progress unless `progress`
+    is False. Ctrl-C ends training and returns what has been reached.
+
+    Raises ValueError or TypeError before any work for arguments that do not fit, and `NonFiniteError`, naming the
+    step and the leaf, when the loss, a gradient or a parameter is no longer finite.
+
+    >>> from fmlp.layers import Dense
+    >>> x = np.linspace(-1, 1, 64)[:, None]
+    >>> net = Dense(1)
+    >>> _, params = net.init(random.key(0), (1,))
+    >>> result = fit(net, params, (x, 3 * x + 1), loss=losses.mse, optimizer=optim.adam(0.1), epochs=50,
+    ...              key=random.key(1), progress=False)
+    >>> result.params["w"].round(2), result.params["b"].round(2)
+    (array([[3.]], dtype=float32), array([1.], dtype=float32))
+    """
+    from tqdm import tqdm
+
+    started = time.perf_counter()
+    metrics = dict(metrics or {})
+    _check_settings(net, optimizer, epochs, batch_size, early_stopping, metrics, validation)
+    step = value_and_grad(objective(net.apply, loss))
+    split_key, epochs_key = random.split(key)
+    if isinstance(validation, float):
+        data, held_out, weight = _set_aside(data, validation, weight, split_key)
+    else:
+        held_out = validation
+    source = _source(data, batch_size, weight, class_weight, shuffle)
+    if held_out is not None:
+        _check_validation(held_out, source)
+
+    state = optimizer.init(params)
+    history: History = {}
+    best = params
+    stopped: Literal["done", "early", "callback", "interrupted"] = "done"
+    bar = tqdm(total=source.steps and source.steps * epochs, disable=not progress, unit="step", dynamic_ncols=True)
+    shown: dict[str, str] = {}
+    try:
+        for epoch in range(epochs):
+            shuffle_key, steps_key = random.split(random.fold_in(epochs_key, epoch))
+            step_keys = _keys(steps_key)
+            total = total_weight = 0.0
+            before, grads = params, None
+            bar.set_description(f"epoch {epoch + 1}/{epochs}", refresh=False)
+            for i, (x, y, w) in enumerate(source.batches(shuffle_key)):
+                value, next_grads = step(params, x, y, key=next(step_keys), weight=w)
+                if not isfinite(value):
+                    raise _non_finite(epoch, i, value, params, before, grads)
+                grads, before = next_grads, params
+                updates, state = optimizer.update(grads, state, params)
+                params = optim.apply_updates(params, updates)
+                rows = float(_rows(y) if w is None else np.sum(w))
+                total, total_weight = total + rows * float(value), total_weight + rows
+                if bar.update():
+                    bar.set_postfix({**shown, "loss": f"{total / (total_weight or 1):.4f}"}, refresh=False)
+            if not total_weight:
+                raise ValueError("data: expected at least one batch in every epoch with a weight above 0, got none")
+            if _first_non_finite(params):
+                raise _non_finite(epoch, i + 1, None, params, before, grads)
+
+            record = {"loss": total / total_weight}
+            record |= _scores(net, params, source, held_out, loss, metrics)
+            if (lr := optim.learning_rate(state)) is not None:
+                record["lr"] = lr
+            for name, score in record.items():
+                history.setdefault(name, []).append(score)
+            shown = {name: f"{score:.3g}" if name == "lr" else f"{score:.4f}" for name, score in record.items()}
+            bar.set_postfix(shown, refresh=False)
+
+            if early_stopping is not None:
+                best_epoch, stop = early_stopping.best(history[early_stopping.monitor])
+                best = params if best_epoch == epoch else best
+                if stop:
+                    stopped = "early"
+                    break
+            now = Epoch(epoch, params, state, history)
+            for callback in callbacks:
+                now = callback(now) or now
+            _, params, state, _, stop = now
+            if stop:
+                stopped = "callback"
+                break
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    finally:
+        bar.close()
+    if early_stopping is not None and early_stopping.restore_best:
+        best_epoch, _ = early_stopping.best(history.get(early_stopping.monitor, []))
+        params = params if best_epoch is None else best
+    params = _calibrated(net, params, source.inputs())
+    return FitResult(params, state, history, time.perf_counter() - started, stopped)
+
+
+def predict(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Any:
+    """Return ``net.apply(params, x)``, worked out in batches that fit the cache; x may be a tree of arrays.
+
+    >>> from fmlp.layers import Dense
+    >>> predict(Dense(1), {"w": np.array([[2.0]]), "b": np.zeros(1)}, np.array([[1.0], [2.0]]))
+    array([[2.],
+           [4.]])
+    """
+    _check_count("batch_size", batch_size)
+    outputs = [net.apply(params, _take(x, part)) for part in _slices(_rows(x), batch_size)]
+    return outputs[0] if len(outputs) == 1 else tree.map(lambda *parts: np.concatenate(parts), *outputs)
+
+
+def evaluate(
+    net: Layer,
+    params: Tree,
+    data: tuple[Any, Any],
+    *,
+    loss: Callable[..., Any] | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    weight: Any = None,
+    batch_size: int = 1024,
+) -> dict[str, float]:
+    """Return the loss, under "loss", and the metrics of the network's predictions at inference.
+
+    `metrics` get ``(y_true, y_pred)`` with y_pred read off the network's output as the loss says (`losses.Loss`), or
+    the output itself without a loss. `weight` is the loss's.
+
+    >>> from fmlp import metrics
+    >>> from fmlp.layers import Dense
+    >>> params = {"w": np.eye(2), "b": np.zeros(2)}
+    >>> data = np.array([[2.0, 0.0], [0.0, 2.0]]), np.array([0, 0])
+    >>> evaluate(Dense(2), params, data, loss=losses.cross_entropy, metrics={"accuracy": metrics.accuracy})
+    {'loss': 1.1269280110429725, 'accuracy': 0.5}
+    """
+    x, y = data
+    output = predict(net, params, x, batch_size=batch_size)
+    scores = {}
+    if loss is not None:
+        scores["loss"] = float(loss(output, y, weight=weight))
+    if metrics:
+        read = losses.prediction_of(loss) if loss is not None else losses.as_is
+        y_true, y_pred = np.asarray(y), read(output)
+        if y_true.size == y_pred.size:
+            y_pred = y_pred.reshape(y_true.shape)
+        elif y_true.shape == np.shape(output):
+            y_true = read(y_true)
+        scores |= {name: float(metric(y_true, y_pred)) for name, metric in metrics.items()}
+    return scores
+
+
+def calibrate(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Tree:
+    """Return `params` with the population statistics of every BatchNorm worked out from `x`.
+
+    The moments of training-mode batches, with dropout off, are averaged by rows: mean = Σ n m / Σ n, var =
+    Σ n (v + (m - mean)²) / Σ n. They are a pure function of the parameters and the data: call it again after more
+    training. Without a BatchNorm in `net` the parameters come back as they are.
+
+    Wu and Johnson 2021, arXiv 2105.07576.
+
+    >>> from fmlp.layers import BatchNorm
+    >>> net = BatchNorm()
+    >>> _, params = net.init(random.key(0), (1,))
+    >>> calibrate(net, params, np.array([[1.0], [2.0], [6.0]]))["mean"]
+    array([3.], dtype=float32)
+    """
+    _check_count("batch_size", batch_size)
+    return _calibrated(net, params, (_take(x, part) for part in _slices(_rows(x), batch_size)))
+
+
+def on_plateau(monitor: str, plateau: ReduceOnPlateau) -> Callable[[Epoch], Epoch]:
+    """Make a callback that sets the learning rate by `schedules.reduce_on_plateau` from ``history[monitor]``.
+
+    The optimizer's learning rate must be a number, the one that `plateau` starts from.
+
+    >>> from fmlp import schedules
+    >>> callback = on_plateau("val_loss", schedules.reduce_on_plateau(0.1, patience=5))
+    """
+
+    def callback(epoch: Epoch) -> Epoch:
+        plateau_state = plateau.init()
+        for value in epoch.history[monitor]:
+            plateau_state = plateau.update(value, plateau_state)
+        return epoch._replace(state=optim.with_learning_rate(epoch.state, plateau_state.learning_rate))
+
+    return callback
+
+
+# ---------------------------------------------------------------------------------------- helpers
+
+
+class _Source(NamedTuple):
+    batches: Callable[[Key], Iterator[tuple[Any, Any, Any]]]
+    steps: int | None
+    inputs: Callable[[], Iterator[Any]]
+    arrays: tuple[Any, Any] | None
+
+
+def _source(data: Any, batch_size: int, weight: Any, class_weight: Any, shuffle: bool) -> _Source:
+    if not _is_pair(data):
+        if weight is not None or class_weight is not None:
+            raise ValueError("weight: batches bring their own; yield (x, y, weight)")
+        if not isinstance(data, Iterable) or isinstance(data, Iterator):
+            raise TypeError(
+                "data: expected a pair (x, y) of arrays or an iterable of batches that can be gone through once an "
+                f"epoch, got {type(data).__name__}"
+            )
+
+        def given() -> Iterator[tuple[Any, Any, Any]]:
+            for batch in data:
+                if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+                    raise TypeError("data: expected batches (x, y) or (x, y, weight)")
+                yield batch[0], batch[1], batch[2] if len(batch) == 3 else None
+
+        return _Source(
+            lambda key: given(), getattr(data, "__len__", lambda: None)(), lambda: (x for x, _, _ in given()), None
+        )
+
+    x, y = tree.map(np.asanyarray, data[0]), np.asanyarray(data[1])
+    n = _check_rows("data", x, y)
+    w = _row_weights(y, n, weight, class_weight)
+    parts = _slices(n, batch_size)
+
+    def batches(key: Key) -> Iterator[tuple[Any, Any, Any]]:
+        order = random.generator(key).permutation(n) if shuffle else None
+        for part in parts:
+            rows = part if order is None else order[part]
+            yield _take(x, rows), _take(y, rows), None if w is None else w[rows]
+
+    return _Source(batches, len(parts), lambda: (_take(x, part) for part in _slices(n, 1024)), (x, y))
+
+
+def _slices(n: int, batch_size: int) -> list[slice]:
+    """Cut n rows into batches; a last batch of one row joins the one before it, for one row has no variance."""
+    ends = [*range(batch_size, n, batch_size), n]
+    if len(ends) > 1 and ends[-1] - ends[-2] == 1:
+        del ends[-2]
+    return [slice(a, b) for a, b in pairwise([0, *ends])]
+
+
+def _take(x: Any, rows: slice | Array) -> Any:
+    if isinstance(x, np.ndarray):
+        return x[rows] if isinstance(rows, slice) else x.take(rows, axis=0)
+    return tree.map(lambda a: np.asarray(a)[rows], x)
+
+
+def _keys(key: Key) -> Iterator[Key]:
+    for block in count():
+        yield from random.split(random.fold_in(key, block), 256)
+
+
+def _calibrated(net: Layer, params: Tree, batches: Iterable[Any]) -> Tree:
+    # Copies, so that each leaf is an object of its own and can be told by its identity.
+    params = tree.map(np.array, params)
+    gathered: dict[int, tuple[Tree, list[tuple[Array, Array, int]]]] = {}
+    for x in batches:
+        calibration = Calibration()
+        net.apply(params, x, train=calibration)
+        if not calibration.moments:
+            break
+        for node, mean, var, rows in calibration.moments:
+            gathered.setdefault(id(node["count"]), (node, []))[1].append((mean, var, rows))
+    replaced: dict[int, Array] = {}
+    for node, moments in gathered.values():
+        means, variances = (np.array(m, np.float64) for m in list(zip(*moments, strict=True))[:2])
+        n = np.array([rows for _, _, rows in moments], np.float64)
+        mean = n @ means / n.sum()
+        var = n @ (variances + (means - mean) ** 2) / n.sum()
+        for name, value in (("mean", mean), ("var", var), ("count", n.sum())):
+            replaced[id(node[name])] = np.asarray(value, node[name].dtype)
+    return tree.map(lambda leaf: replaced.get(id(leaf), leaf), params)
+
+
+def _scores(
+    net: Layer, params: Tree, source: _Source, validation: Any, loss: Any, metrics: dict[str, Metric]
+) -> dict[str, float]:
+    """Work out the metrics on the training data, and loss and metrics on the validation data, at inference."""
+    scores: dict[str, float] = {}
+    if validation is None and not (metrics and source.arrays):
+        return scores
+    params = _calibrated(net, params, source.inputs())
+    if metrics and source.arrays:
+        train = evaluate(net, params, source.arrays, loss=loss, metrics=metrics)
+        scores |= {name: train[name] for name in metrics}
+    if validation is not None:
+        held_out = evaluate(net, params, validation, loss=loss, metrics=metrics)
+        scores |= {f"val_{name}": score for name, score in held_out.items()}
+    return scores
+
+
+def _rows(x: Any) -> int:
+    leaves = tree.leaves(x) if not isinstance(x, np.ndarray) else [x]
+    return len(leaves[0])
+
+
+def _is_pair(data: Any) -> bool:
+    return isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str)
+
+
+def _row_weights(y: Array, n: int, weight: Any, class_weight: Any) -> Array | None:
+    if weight is None and class_weight is None:
+        return None
+    w = np.ones(n) if weight is None else np.asarray(weight, np.float64)
+    if w.shape != (n,):
+        raise ValueError(f"weight: expected shape ({n},), one per row, got {w.shape}")
+    if not (np.isfinite(w).all() and w.min() >= 0 and w.sum() > 0):
+        raise ValueError("weight: expected finite numbers at least 0, not all 0")
+    if class_weight is not None:
+        if y.ndim != 1:
+            raise ValueError(f"class_weight: needs labels of shape ({n},), got y of shape {y.shape}")
+        labels, index, counts = np.unique(y, return_inverse=True, return_counts=True)
+        if class_weight == "balanced":
+            per_class = n / (len(labels) * counts)
+        elif missing := [label for label in labels.tolist() if label not in class_weight]:
+            raise ValueError(f"class_weight: no weight for the label {missing[0]!r}")
+        else:
+            per_class = np.array([class_weight[label] for label in labels.tolist()], np.float64)
+        w = w * per_class[index]
+    return w
+
+
+def _set_aside(data: Any, fraction: float, weight: Any, key: Key) -> tuple[Any, Any, Any]:
+    if not _is_pair(data):
+        raise ValueError("validation: a fraction needs data that are a pair (x, y) of arrays")
+    if not 0 < fraction < 1:
+        raise ValueError(f"validation: expected a fraction in (0, 1) or a pair (x, y), got {fraction}")
+    n = _check_rows("data", *data)
+    held = round(n * fraction)
+    if not 0 < held < n:
+        raise ValueError(f"validation: {fraction} of {n} rows leaves one side empty")
+    order = random.generator(key).permutation(n)
+    parts = np.sort(order[held:]), np.sort(order[:held])
+    train, validation = ((_take(data[0], p), _take(np.asanyarray(data[1]), p)) for p in parts)
+    return train, validation, None if weight is None else np.asarray(weight)[parts[0]]
+
+
+def _check_rows(name: str, x: Any, y: Any) -> int:
+    lengths = {len(a) if np.ndim(a) else -1 for a in [*tree.leaves(x), y]}
+    shapes = ", ".join(str(np.shape(a)) for a in [*tree.leaves(x), y])
+    if len(lengths) != 1:
+        raise ValueError(f"{name}: expected x and y with as many rows, got shapes {shapes}")
+    n = lengths.pop()
+    if n < 1:
+        raise ValueError(f"{name}: expected at least one row, got shapes {shapes}")
+    for a in [*tree.leaves(x), y]:
+        if not isinstance(a, np.memmap) and np.asarray(a).dtype.kind == "f" and not np.isfinite(a).all():
+            raise ValueError(
+                f"{name}: expected finite numbers, got NaN or infinity in the array of shape {np.shape(a)}"
+            )
+    return n
+
+
+def _check_validation(validation: Any, source: _Source) -> None:
+    if not _is_pair(validation):
+        raise ValueError(f"validation: expected a pair (x, y) or a fraction, got {type(validation).__name__}")
+    _check_rows("validation", *validation)
+    if source.arrays:
+        train_shapes, shapes = ([np.shape(a)[1:] for a in tree.leaves(x)] for x in (source.arrays[0], validation[0]))
+        if train_shapes != shapes:
+            raise ValueError(f"validation: expected examples of shape {train_shapes}, as in training, got {shapes}")
+
+
+def _check_settings(
+    net: Any,
+    optimizer: Any,
+    epochs: int,
+    batch_size: int,
+    early_stopping: Any,
+    metrics: dict[str, Any],
+    validation: Any,
+) -> None:
+    if not isinstance(net, Layer):
+        raise TypeError(f"net: expected a layer, such as serial(...), got {getattr(net, '__name__', repr(net))}")
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"optimizer: expected one, such as optim.adam(), got {getattr(optimizer, '__name__', optimizer)!r}"
+        )
+    _check_count("epochs", epochs)
+    _check_count("batch_size", batch_size)
+    if not all(callable(metric) for metric in metrics.values()):
+        raise TypeError("metrics: expected a dict of functions (y_true, y_pred) -> float")
+    if taken := metrics.keys() & {"loss", "lr"}:
+        raise ValueError(f"metrics: the name {taken.pop()!r} is taken")
+    if early_stopping is not None:
+        if not isinstance(early_stopping, EarlyStopping):
+            raise TypeError(f"early_stopping: expected an EarlyStopping, got {early_stopping!r}")
+        known = ["loss", *metrics]
+        if validation is not None:
+            known += ["val_loss", *(f"val_{name}" for name in metrics)]
+        if early_stopping.monitor not in known:
+            raise ValueError(
+                f"early_stopping: expected to monitor one of {', '.join(known)}; got {early_stopping.monitor!r}"
+            )
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+
+
+def _first_non_finite(values: Tree) -> str | None:
+    for path, leaf in zip(tree.paths(values), tree.leaves(values), strict=True):
+        if not np.isfinite(leaf).all():
+            return path or "the only leaf"
+    return None
+
+
+def _non_finite(epoch: int, step: int, value: Any, params: Tree, before: Tree, grads: Tree) -> NonFiniteError:
+    """Find out what went wrong first: the gradient of the step before, its update, or this step's loss."""
+    where = f"epoch {epoch}, step"
+    if grads is not None and (leaf := _first_non_finite(grads)):
+        return NonFiniteError(f"{where} {step - 1}: the gradient of {leaf} is not finite", before)
+    if leaf := _first_non_finite(params):
+        return NonFiniteError(
+            f"{where} {step - 1}: the update made {leaf} infinite; is the learning rate too high?", before
+        )
+    return NonFiniteError(f"{where} {step}: the loss is {value} though all parameters are finite", params)

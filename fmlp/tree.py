@@ -1,0 +1,216 @@
+"""Nested containers of arrays (pytrees), and the few functions that walk them.
+
+A *tree* is a leaf, or a dict, list, tuple, namedtuple or None whose children are trees. None has no
+leaves. Everything else is a leaf: an array, or a scalar. Leaves come in one order everywhere: dicts by
+sorted key, sequences by position, as in JAX, so that two equal trees line up however they were built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Tree = Any
+
+__all__ = ["Array", "Tree", "cast", "leaves", "map", "paths", "ravel", "size", "unflatten"]
+
+
+def map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
+    """Apply `f` to the leaves of one or more trees of the same structure.
+
+    Returns a new tree of that structure with leaves ``f(leaf, *rest_leaves)``.
+
+    Raises ValueError where the structures differ, and names the path.
+
+    >>> map(lambda a, b: a + b, {"w": 1, "b": [2, 3]}, {"w": 10, "b": [20, 30]})
+    {'w': 11, 'b': [22, 33]}
+    """
+    if isinstance(tree, dict):
+        for other in rest:
+            if not isinstance(other, dict) or other.keys() != tree.keys():
+                raise _mismatch(tree, other)
+        return {k: _at(k, f, v, *[other[k] for other in rest]) for k, v in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        for other in rest:
+            if type(other) is not type(tree) or len(other) != len(tree):
+                raise _mismatch(tree, other)
+        children = [_at(i, f, *parts) for i, parts in enumerate(zip(tree, *rest, strict=True))]
+        return _rebuild(tree, children)
+    for other in rest:
+        if (other is None) != (tree is None) or isinstance(other, (dict, list, tuple)):
+            raise _mismatch(tree, other)
+    return None if tree is None else f(tree, *rest)
+
+
+def leaves(tree: Tree) -> list[Any]:
+    """List the leaves, dicts by sorted key, sequences by position.
+
+    >>> leaves({"w": 1, "b": (2, None, 3)})
+    [2, 3, 1]
+    """
+    found: list[Any] = []
+    _collect(tree, found)
+    return found
+
+
+def paths(tree: Tree) -> list[str]:
+    """List the leaves' paths in the order of `leaves`: keys and positions joined by ``/``.
+
+    Raises TypeError for a dict key that is no string, ValueError for one that is empty or holds a ``/``.
+
+    >>> paths({"dense_0": {"w": 1, "b": 2}, "rest": [3, 4]})
+    ['dense_0/b', 'dense_0/w', 'rest/0', 'rest/1']
+    """
+    return ["/".join(path) for path in _paths(tree)]
+
+
+def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
+    """Concatenate all leaves into one vector, and return it with the way back.
+
+    Returns ``(vector, unravel)``: `vector` has shape (size(tree),) and the leaves' common dtype;
+    ``unravel(vector)`` gives a tree of the same structure whose leaves are views into the vector given, in
+    its dtype. A tree that is one vector is returned as it is. Raises ValueError when `unravel` gets a vector
+    of another length.
+
+    >>> vector, unravel = ravel({"b": np.zeros(2), "w": np.ones((2, 2))})
+    >>> vector
+    array([0., 0., 1., 1., 1., 1.])
+    >>> unravel(2 * vector)["w"]
+    array([[2., 2.],
+           [2., 2.]])
+    """
+    if isinstance(tree, np.ndarray) and tree.ndim == 1:
+        return tree, lambda vector: vector
+    arrays = leaves(tree)
+    shapes = [np.shape(a) for a in arrays]
+    vector = np.concatenate(arrays, axis=None) if arrays else np.zeros(0, np.float32)
+    whole = vector.shape
+
+    def unravel(vector: Array) -> Tree:
+        if vector.shape != whole:
+            raise ValueError(f"unravel: expected a vector of shape {whole}, got {vector.shape}")
+        start = 0
+        pieces = []
+        for shape in shapes:
+            stop = start + prod(shape)
+            pieces.append(vector[start:stop].reshape(shape))
+            start = stop
+        return unflatten(tree, pieces)
+
+    return vector, unravel
+
+
+def unflatten(like: Tree, leaves: Iterable[Any]) -> Tree:
+    """Rebuild a tree with the structure of `like` from leaves in the order of `leaves`.
+
+    Raises ValueError when there are too few or too many leaves.
+
+    >>> unflatten({"w": 0, "b": (0, None)}, ["bias", "weight"])
+    {'w': 'weight', 'b': ('bias', None)}
+    """
+    values = iter(leaves)
+    try:
+        tree = _fill(like, values)
+    except StopIteration:
+        raise ValueError("unflatten: fewer leaves than the structure has") from None
+    if next(values, None) is not None:
+        raise ValueError("unflatten: more leaves than the structure has")
+    return tree
+
+
+def cast(tree: Tree, dtype: npt.DTypeLike) -> Tree:
+    """Convert every floating-point leaf to `dtype`; other leaves stay as they are.
+
+    >>> cast({"w": np.ones(1, np.float32), "n": np.array(3)}, np.float64)
+    {'w': array([1.]), 'n': array(3)}
+    """
+
+    def convert(leaf: Any) -> Any:
+        array = np.asarray(leaf)
+        return array.astype(dtype, copy=False) if array.dtype.kind == "f" else leaf
+
+    return map(convert, tree)
+
+
+def size(tree: Tree) -> int:
+    """Count the numbers in all leaves.
+
+    >>> size({"w": np.ones((3, 4)), "b": np.ones(4)})
+    16
+    """
+    return sum(np.size(leaf) for leaf in leaves(tree))
+
+
+def _collect(tree: Tree, found: list[Any]) -> None:
+    if isinstance(tree, dict):
+        for key in sorted(tree):
+            _collect(tree[key], found)
+    elif isinstance(tree, (list, tuple)):
+        for child in tree:
+            _collect(child, found)
+    elif tree is not None:
+        found.append(tree)
+
+
+def _paths(tree: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(tree, dict):
+        for key in tree:
+            if not isinstance(key, str):
+                raise TypeError(f"{'/'.join(path) or 'tree'}: expected string keys, got {key!r}")
+            if not key or "/" in key:
+                raise ValueError(f"{'/'.join(path) or 'tree'}: expected keys without '/', got {key!r}")
+        for key in sorted(tree):
+            yield from _paths(tree[key], (*path, key))
+    elif isinstance(tree, (list, tuple)):
+        for i, child in enumerate(tree):
+            yield from _paths(child, (*path, str(i)))
+    elif tree is not None:
+        yield path
+
+
+def _fill(tree: Tree, values: Iterator[Any]) -> Tree:
+    """Rebuild `tree` with its leaves taken in turn from `values`."""
+    if isinstance(tree, dict):
+        filled = {key: _fill(tree[key], values) for key in sorted(tree)}
+        return {key: filled[key] for key in tree}
+    if isinstance(tree, (list, tuple)):
+        return _rebuild(tree, [_fill(child, values) for child in tree])
+    return None if tree is None else next(values)
+
+
+def _rebuild(like: Any, children: list[Any]) -> Any:
+    if hasattr(like, "_fields"):
+        return type(like)(*children)
+    return type(like)(children)
+
+
+class _MismatchError(ValueError):
+    """A ValueError whose path grows as it rises through the tree."""
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(f"{path or 'tree'}: {what}")
+        self.path, self.what = path, what
+
+
+def _mismatch(tree: Tree, other: Tree) -> _MismatchError:
+    return _MismatchError("", f"expected {_describe(tree)}, got {_describe(other)}")
+
+
+def _describe(tree: Tree) -> str:
+    if isinstance(tree, dict):
+        return f"a dict with keys {list(tree)}"
+    if isinstance(tree, (list, tuple)):
+        return f"a {type(tree).__name__} of {len(tree)}"
+    return "None" if tree is None else "a leaf"
+
+
+def _at(key: Any, f: Callable[..., Any], *trees: Tree) -> Tree:
+    try:
+        return map(f, *trees)
+    except _MismatchError as error:
+        raise _MismatchError(f"{key}/{error.path}".rstrip("/"), error.what) from None
