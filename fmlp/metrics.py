@@ -124,9 +124,7 @@ def f1(
     weight: npt.ArrayLike | None = ...,
 ) -> float: ...
 @overload
-def f1(
-    y_true: npt.ArrayLike, y_pred: npt.ArrayLike, *, average: None, weight: npt.ArrayLike | None = ...
-) -> Array: ...
+def f1(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, *, average: None, weight: npt.ArrayLike | None = ...) -> Array: ...
 def f1(
     y_true: npt.ArrayLike,
     y_pred: npt.ArrayLike,
@@ -248,9 +246,7 @@ def _label(name: str, y: Array) -> Array:
     with np.errstate(invalid="ignore"):
         whole = y.astype(np.int64, copy=False)
     if y.dtype.kind in "uf" and not np.array_equal(whole, y):
-        raise ValueError(
-            f"{name}: expected labels, got numbers that are not whole, such as {y[whole != y][0]}"
-        )
+        raise ValueError(f"{name}: expected labels, got numbers that are not whole, such as {y[whole != y][0]}")
     return whole
 
 
@@ -283,9 +279,7 @@ def _ratio(a: Array, b: Array) -> Array:
     return np.divide(a, b, out=np.zeros_like(a), where=b > 0)
 
 
-def _average(
-    score: Array, classes: Array, actual: Array, average: Average | None, pos_label: Any
-) -> float | Array:
+def _average(score: Array, classes: Array, actual: Array, average: Average | None, pos_label: Any) -> float | Array:
     if average is None:
         return score
     if average == "macro":

@@ -176,9 +176,9 @@ def one_cycle_lr(
 ) -> Schedule:
     """Rise to `max_lr`, then fall far below where the rise began: the 1cycle policy.
 
-    It starts at ``initial = max_lr / div_factor``, is at `max_lr` when the fraction `pct_start` of the steps
-    is done, and ends at ``initial / final_div_factor`` with count ``total_steps - 1``; with `three_phase` it
-    first returns to `initial` as slowly as it rose. The way between two such points is half a cosine ("cos")
+    It starts at ``initial = max_lr / div_factor``, is at `max_lr` at ``pct_start · total_steps - 1`` and ends
+    at ``initial / final_div_factor`` at ``total_steps - 1``; with `three_phase` it is back at `initial` at
+    ``2 · pct_start · total_steps - 2``. The way between two such points is half a cosine ("cos")
     or a straight line ("linear"). Counts from `total_steps` on keep the last value, where PyTorch raises.
 
     Smith and Topin 2018, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning
@@ -246,8 +246,7 @@ def join(schedules: Sequence[Schedule | float], boundaries: Iterable[int]) -> Sc
     starts = [0, *_increasing("boundaries", boundaries, 1)]
     if len(parts) != len(starts):
         raise ValueError(
-            "boundaries: expected one fewer than there are schedules, "
-            f"got {len(starts) - 1} for {len(parts)} schedules"
+            f"boundaries: expected one fewer than there are schedules, got {len(starts) - 1} for {len(parts)} schedules"
         )
 
     def joined(count: int) -> float:

@@ -71,9 +71,7 @@ def test_accuracy_and_confusion_matrix_equal_scikit_learn(sklearn, data):
 @given(data=labelled())
 def test_scores_equal_scikit_learn(sklearn, average, data):
     y_true, y_pred, weight = data
-    for ours, theirs in zip(
-        SCORES, [sklearn.precision_score, sklearn.recall_score, sklearn.f1_score], strict=True
-    ):
+    for ours, theirs in zip(SCORES, [sklearn.precision_score, sklearn.recall_score, sklearn.f1_score], strict=True):
         value = ours(y_true, y_pred, average=average, weight=weight)
         expected = theirs(y_true, y_pred.ravel(), average=average, sample_weight=weight, zero_division=0)
         np.testing.assert_allclose(value, expected, rtol=1e-12, atol=0, strict=True)
@@ -89,9 +87,7 @@ def test_binary_scores_equal_scikit_learn(sklearn, data, which):
     y_true, y_pred, weight = data
     classes = np.unique([*y_true, *y_pred.ravel()])
     pos_label = classes[-which].item()
-    for ours, theirs in zip(
-        SCORES, [sklearn.precision_score, sklearn.recall_score, sklearn.f1_score], strict=True
-    ):
+    for ours, theirs in zip(SCORES, [sklearn.precision_score, sklearn.recall_score, sklearn.f1_score], strict=True):
         value = ours(y_true, y_pred, average="binary", pos_label=pos_label, weight=weight)
         expected = theirs(y_true, y_pred.ravel(), pos_label=pos_label, sample_weight=weight, zero_division=0)
         assert value == pytest.approx(expected, rel=1e-12, abs=0)
@@ -133,6 +129,7 @@ def test_the_example_worked_by_hand():
     matrix = [[2, 1, 0, 0], [0, 1, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0]]
     np.testing.assert_array_equal(metrics.confusion_matrix(TRUE, PRED), matrix)
     assert metrics.accuracy(TRUE, PRED) == 3 / 6
+    assert metrics.accuracy(TRUE[:3], PRED[:3]) == 2 / 3
     for metric, per_class in [
         (metrics.precision, [1, 1 / 3, 0, 0]),
         (metrics.recall, [2 / 3, 1 / 2, 0, 0]),
@@ -148,6 +145,7 @@ def test_binary_scores_by_hand():
     y_true, y_pred = [1, 1, 1, 0, 0], [1, 1, 0, 1, 0]
     assert metrics.precision(y_true, y_pred, average="binary") == pytest.approx(2 / 3)
     assert metrics.recall(y_true, y_pred, average="binary", pos_label=0) == pytest.approx(1 / 2)
+    assert metrics.f1([-1, 1, 1], [-1, 1, -1], average="binary") == pytest.approx(2 / 3)
     assert metrics.f1([0, 0], [0, 0], average="binary") == 0
 
 
@@ -171,6 +169,7 @@ def test_r2_where_the_truth_is_constant():
     assert metrics.r2(thirds, thirds) == 1
     assert metrics.r2(thirds, [0.1, 0.1, 0.2]) == 0
     assert metrics.r2([0.1, 0.1, 0.1, 9], [0.1, 0.1, 0.2, 9], weight=[1, 1, 1, 0]) == 0
+    assert metrics.r2([0, 0.1, 0.1, 0.1], [0, 0.1, 0.1, 0.2], weight=[0, 1, 1, 1]) == 0
     assert metrics.r2([[5, 1], [5, 2]], [[5, 1], [5, 2]]) == 1
     assert math.isnan(metrics.r2([1], [1]))
 
@@ -247,7 +246,7 @@ def test_shapes_that_do_not_match_are_refused_by_name(metric, t, p):
         ([0, 1], [0.5, 1.0], ValueError, r"y_pred: .* not whole, such as 0\.5"),
         ([0, 1], [0.0, math.nan], ValueError, "y_pred: .* not whole, such as nan"),
         ([0, math.inf], [0, 1], ValueError, "y_true: .* not whole, such as inf"),
-        ([0, 2**63], [0, 1], ValueError, "y_true: .* not whole"),
+        (np.array([0, 2**63], np.uint64), [0, 1], ValueError, "y_true: .* not whole"),
         ([0, 1], ["0", "1"], TypeError, "labels of one kind, got int64 and <U1"),
         (
             ["a", None],
@@ -255,6 +254,7 @@ def test_shapes_that_do_not_match_are_refused_by_name(metric, t, p):
             TypeError,
             "y_true: expected integers, booleans or strings .* got dtype object",
         ),
+        (np.array([1, "a"], object), [1, 2], TypeError, "y_true: expected .* got dtype object"),
         ([1, 1j], [1, 1], TypeError, "y_true: expected .* got dtype complex128"),
     ],
 )
@@ -291,9 +291,7 @@ def test_weights_that_make_no_sense_are_refused(metric, weight, message):
 
 @pytest.mark.parametrize("metric", SCORES, ids=name)
 def test_averages_that_make_no_sense_are_refused(metric):
-    with pytest.raises(
-        ValueError, match="average: expected 'macro', 'weighted', 'binary' or None, got 'micro'"
-    ):
+    with pytest.raises(ValueError, match="average: expected 'macro', 'weighted', 'binary' or None, got 'micro'"):
         metric([0, 1], [0, 1], average="micro")
     with pytest.raises(ValueError, match="average: expected two classes at most for 'binary', got 3"):
         metric([0, 1, 2], [0, 1, 2], average="binary")

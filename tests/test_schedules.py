@@ -75,7 +75,10 @@ def test_numpy_arguments_are_as_good_as_python_ones():
     assert values(cosine_lr(lr, three), 9) == values(cosine_lr(0.1, 3), 9)
     assert type(constant(lr)(0)) is float
     assert values(multi_step_lr(lr, np.array([1, 3])), 5) == values(multi_step_lr(0.1, [1, 3]), 5)
-    assert type(reduce_on_plateau(lr).update(np.float64(1), reduce_on_plateau(lr).init()).best) is float
+    assert per_epoch(lambda count: type(count) is int, three)(np.int64(4)) == 1
+    plateau = reduce_on_plateau(lr, patience=np.int64(2))
+    state = plateau.update(np.float64(1), plateau.init())
+    assert [type(value) for value in state] == [float, float, int, int]
 
 
 # PyTorch
@@ -222,6 +225,40 @@ def test_reduce_on_plateau_equals_pytorch(torch, measured, lr, keywords):
 
 # Without PyTorch
 
+DEFAULTS = {
+    step_lr: {"gamma": 0.1},
+    multi_step_lr: {"gamma": 0.1},
+    constant_lr: {"factor": 1 / 3, "total_iters": 5},
+    cosine_lr: {"eta_min": 0.0},
+    linear: {"start_factor": 1 / 3, "end_factor": 1.0, "total_iters": 5},
+    polynomial: {"total_iters": 5, "power": 1.0},
+    one_cycle_lr: {
+        "pct_start": 0.3,
+        "anneal_strategy": "cos",
+        "div_factor": 25.0,
+        "final_div_factor": 1e4,
+        "three_phase": False,
+    },
+    reduce_on_plateau: {
+        "factor": 0.1,
+        "patience": 10,
+        "threshold": 1e-4,
+        "threshold_mode": "rel",
+        "cooldown": 0,
+        "min_lr": 0.0,
+        "eps": 1e-8,
+        "mode": "min",
+    },
+}
+
+
+@pytest.mark.parametrize("constructor", DEFAULTS, ids=lambda constructor: constructor.__name__)
+def test_defaults_are_those_in_the_documentation_of_pytorch(constructor):
+    parameters = inspect.signature(constructor).parameters.values()
+    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
+    assert defaults == DEFAULTS[constructor]
+
+
 rates = st.floats(1e-5, 10)
 gammas = st.floats(0.1, 1.1)
 lengths = st.integers(1, 20)
@@ -308,6 +345,8 @@ def test_values_by_hand(schedule, expected):
     [
         ({"patience": 1}, [9, 9, 9, 9, 9], [1, 1, 0.5, 0.5, 0.25]),
         ({"patience": 1}, [9, 9, 8, 8, 8], [1, 1, 1, 1, 0.5]),
+        ({"patience": 1, "cooldown": 2}, [9] * 7, [1, 1, 0.5, 0.5, 0.5, 0.5, 0.25]),
+        ({"patience": 0, "threshold": 0}, [9, 9], [1, 0.5]),
         ({"patience": 0, "cooldown": 2}, [9, 9, 9, 9, 9], [1, 0.5, 0.5, 0.5, 0.25]),
         ({"patience": 0, "mode": "max"}, [1, 2, 2, 3], [1, 1, 0.5, 0.5]),
         ({"patience": 0, "threshold": 0.1}, [10, 9.5, 8.9, 8.5], [1, 0.5, 0.5, 0.25]),

@@ -1,0 +1,144 @@
+"""Pictures, with matplotlib (``pip install 'fmlp[plot]'``), which is imported when one is drawn.
+
+Each function draws on the Axes given as `ax`, or on a new Figure, and returns the Figure: ``figure.savefig(path)``.
+pyplot and its global state are not touched, so pictures can be made without a display and from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fmlp.autodiff import vjp
+from fmlp.tree import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["plot_activation", "plot_decision_boundary", "plot_history", "plot_schedule"]
+
+COLORS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#dc2626", "#0891b2", "#ca8a04", "#db2777", "#4b5563", "#65a30d")
+
+
+def plot_history(history: Mapping[str, Sequence[float]], *, best_epoch: int | None = None) -> Figure:
+    """Draw each quantity of a `FitResult.history` against the epoch: training and validation in one panel.
+
+    `best_epoch`, counted from 0, is marked.
+
+    >>> figure = plot_history({"loss": [1.0, 0.5], "val_loss": [1.1, 0.7], "lr": [0.1, 0.01]})
+    >>> [ax.get_title() for ax in figure.axes]
+    ['loss', 'lr']
+    """
+    names = [name for name in history if name == "loss" or f"val_{name}" in history or not name.startswith("val_")]
+    if not names:
+        raise ValueError("history: expected at least one recorded quantity, got none")
+    names.sort(key=lambda name: (name == "lr", name != "loss"))
+    figure = _figure(width=4.2 * len(names), height=3.2)
+    for i, name in enumerate(names):
+        ax = figure.add_subplot(1, len(names), i + 1)
+        _tidy(ax, name, "epoch")
+        for j, (key, label) in enumerate(((name, "training"), (f"val_{name}", "validation"))):
+            if key in history:
+                epochs = np.arange(1, len(history[key]) + 1)
+                ax.plot(epochs, history[key], color=COLORS[j], label=label, linewidth=1.6)
+        if best_epoch is not None:
+            ax.axvline(best_epoch + 1, color="#9ca3af", linestyle=":", label="best")
+        if name == "lr":
+            ax.set_ylim(bottom=0)
+        else:
+            ax.legend(frameon=False)
+    return figure
+
+
+def plot_decision_boundary(
+    predict: Callable[[Array], Any], x: Any, y: Any, *, resolution: int = 300, ax: Axes | None = None
+) -> Figure:
+    """Draw what ``predict(points)`` says over the plane, and the points `x` (rows, 2) in their labels' colours.
+
+    `predict` maps (n, 2) to n labels. Raises ValueError unless x is (rows, 2) and y has as many labels.
+
+    >>> x = np.array([[-1.0, -1.0], [1.0, 1.0]])
+    >>> figure = plot_decision_boundary(lambda p: np.sign(p.sum(1)), x, np.array([-1, 1]), resolution=20)
+    """
+    from matplotlib.colors import ListedColormap
+
+    x, y = np.asarray(x), np.asarray(y).reshape(-1)
+    if x.ndim != 2 or x.shape[1] != 2 or len(x) != len(y):
+        raise ValueError(f"x, y: expected shapes (rows, 2) and (rows,), got {x.shape} and {y.shape}")
+    labels = np.unique(y)
+    margin = 0.08 * np.ptp(x, axis=0) + 1e-9
+    (left, bottom), (right, top) = x.min(0) - margin, x.max(0) + margin
+    across, up = np.meshgrid(np.linspace(left, right, resolution), np.linspace(bottom, top, resolution))
+    said = np.asarray(predict(np.stack([across.ravel(), up.ravel()], 1))).reshape(across.shape)
+    region = np.searchsorted(labels, said).clip(0, len(labels) - 1)
+    figure, ax = _axes(ax, width=4.6, height=4.2)
+    colors = [COLORS[i % len(COLORS)] for i in range(len(labels))]
+    shades = ListedColormap(colors)
+    extent = (left, right, bottom, top)
+    ax.imshow(
+        region, origin="lower", extent=extent, cmap=shades, alpha=0.2, aspect="auto", vmin=0, vmax=len(labels) - 1
+    )
+    for label, color in zip(labels.tolist(), colors, strict=True):
+        ax.scatter(x[y == label, 0], x[y == label, 1], s=9, color=color, linewidths=0, label=f"{label:g}")
+    ax.legend(frameon=False, markerscale=2, loc="upper left")
+    _tidy(ax, grid=False)
+    return figure
+
+
+def plot_schedule(schedule: Callable[[int], float], steps: int, *, label: str = "", ax: Axes | None = None) -> Figure:
+    """Draw the learning rate that a schedule gives for counts 0 to ``steps - 1``.
+
+    >>> from fmlp import schedules
+    >>> figure = plot_schedule(schedules.cosine_lr(0.1, 100), 200)
+    """
+    figure, ax = _axes(ax)
+    ax.plot(range(steps), [schedule(count) for count in range(steps)], drawstyle="steps-post", label=label or None)
+    if label:
+        ax.legend(frameon=False)
+    _tidy(ax, "learning rate", "count")
+    return figure
+
+
+def plot_activation(
+    f: Callable[..., Any], *, low: float = -4.0, high: float = 4.0, ax: Axes | None = None, **settings: Any
+) -> Figure:
+    """Draw an activation and, from its vjp, its derivative.
+
+    >>> from fmlp import activations
+    >>> figure = plot_activation(activations.leaky_relu, negative_slope=0.2)
+    """
+    x = np.linspace(low, high, 801)
+    y, pullback = vjp(f, x, **settings)
+    figure, ax = _axes(ax)
+    ax.plot(x, y, color=COLORS[0], linewidth=1.8, label="f")
+    ax.plot(x, pullback(np.ones_like(x))[0], color=COLORS[1], linewidth=1.4, linestyle="--", label="f′")
+    ax.legend(frameon=False)
+    _tidy(ax, getattr(f, "__name__", ""))
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("pictures need matplotlib: pip install 'fmlp[plot]'") from None
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def _axes(ax: Axes | None, width: float = 4.6, height: float = 3.2) -> tuple[Figure, Axes]:
+    if ax is None:
+        figure = _figure(width, height)
+        return figure, figure.add_subplot()
+    return ax.figure, ax  # type: ignore[return-value]  # a SubFigure serves as well
+
+
+def _tidy(ax: Axes, title: str = "", xlabel: str = "", *, grid: bool = True) -> None:
+    ax.set_title(title, fontsize=11)
+    ax.set_xlabel(xlabel)
+    ax.spines[["top", "right"]].set_visible(False)
+    if grid:
+        ax.grid(color="#e5e7eb", linewidth=0.8)
+        ax.set_axisbelow(True)
