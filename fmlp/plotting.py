@@ -95,7 +95,12 @@ def plot_schedule(schedule: Callable[[int], float], steps: int, *, label: str = 
     >>> figure = plot_schedule(schedules.cosine_lr(0.1, 100), 200)
     """
     figure, ax = _axes(ax)
-    ax.plot(range(steps), [schedule(count) for count in range(steps)], drawstyle="steps-post", label=label or None)
+    ax.plot(
+        range(steps),
+        [schedule(count) for count in range(steps)],
+        color=None if label else COLORS[0],
+        label=label or None,
+    )
     if label:
         ax.legend(frameon=False)
     _tidy(ax, "learning rate", "count")
