@@ -32,7 +32,7 @@ def plot_history(history: Mapping[str, Sequence[float]], *, best_epoch: int | No
     >>> [ax.get_title() for ax in figure.axes]
     ['loss', 'lr']
     """
-    names = [name for name in history if name == "loss" or f"val_{name}" in history or not name.startswith("val_")]
+    names = list(dict.fromkeys(name.removeprefix("val_") for name in history))
     if not names:
         raise ValueError("history: expected at least one recorded quantity, got none")
     names.sort(key=lambda name: (name == "lr", name != "loss"))
