@@ -39,7 +39,8 @@ def elementwise(formula: Callable[..., Entry]) -> Differentiable[..., Array]:
 
     @functools.wraps(formula)
     def rule(x: Any, *args: Any, **kwargs: Any) -> tuple[Array, Pullback]:
-        y, derivative = formula(floating(x), *args, **kwargs)
+        settings = {name: _plain(value) for name, value in kwargs.items()}
+        y, derivative = formula(floating(x), *map(_plain, args), **settings)
 
         def pullback(dy: Array) -> Iterator[Array | None]:
             yield dy * derivative()
@@ -73,6 +74,7 @@ def tanhshrink(x: Array) -> Entry:
 @elementwise
 def hardtanh(x: Array, min_val: float = -1.0, max_val: float = 1.0) -> Entry:
     """``x`` clipped to [min_val, max_val]; derivative 1 strictly inside, 0 elsewhere."""
+    _require(min_val <= max_val, f"min_val: expected at most max_val, {max_val}, got {min_val}")
     return clip(x, min_val, max_val), lambda: (x > min_val) & (x < max_val)
 
 
@@ -135,6 +137,7 @@ def celu(x: Array, alpha: float = 1.0) -> Entry:
 
     Barron 2017, arXiv 1704.07483.
     """
+    _require(alpha > 0, f"alpha: expected a positive number, got {alpha}")
     e = np.exp(clip(x, -FAR * alpha, 0) / alpha)
     return np.maximum(x, 0) + alpha * (e - 1), lambda: e
 
@@ -215,7 +218,8 @@ def hardswish(x: Array) -> Entry:
 
 @elementwise
 def softplus(x: Array, beta: float = 1.0, threshold: float = 20.0) -> Entry:
-    """``log(1 + exp(beta x)) / beta``, and ``x`` where beta x > threshold; derivative ``σ(beta x)`` or 1."""
+    """``log(1 + exp(beta x)) / beta``, beta > 0, and ``x`` where beta x > threshold; derivative ``σ(beta x)`` or 1."""
+    _require(beta > 0, f"beta: expected a positive number, got {beta}")
     z = beta * clip(x, -FAR / beta, FAR / beta)
     s, e = _sigmoid(z)
     linear = z > threshold
@@ -234,6 +238,7 @@ def softsign(x: Array) -> Entry:
 @elementwise
 def softshrink(x: Array, lambd: float = 0.5) -> Entry:
     """``x - lambd`` for x > lambd, ``x + lambd`` for x < -lambd, 0 between; derivative 1, 1, 0."""
+    _require(lambd >= 0, f"lambd: expected a number at least 0, got {lambd}")
     return x - clip(x, -lambd, lambd), lambda: np.abs(x) > lambd
 
 
@@ -246,7 +251,7 @@ def hardshrink(x: Array, lambd: float = 0.5) -> Entry:
 @elementwise
 def threshold(x: Array, threshold: float, value: float) -> Entry:
     """``x`` for x > threshold, ``value`` elsewhere; derivative 1 or 0."""
-    return np.where(x > threshold, x, value), lambda: x > threshold
+    return np.where(x <= threshold, value, x), lambda: x > threshold
 
 
 @differentiable
@@ -280,15 +285,29 @@ def clip(x: Array, low: float, high: float) -> Array:
 
 
 def floating(x: Any) -> Array:
-    """Return `x` as an array of floating-point numbers, float64 if it held none."""
+    """Return `x` as an array of floating-point numbers, float64 if it held others; TypeError if it held no numbers."""
     array: Array = np.asarray(x)
-    return array if array.dtype.kind == "f" else array.astype(np.float64)
+    if array.dtype.kind == "f":
+        return array
+    if array.dtype.kind not in "iub":
+        raise TypeError(f"x: expected numbers, got dtype {array.dtype}")
+    return array.astype(np.float64)
 
 
 def _sigmoid(x: Array) -> tuple[Array, Array]:
     """σ(x) without overflow or cancellation, and e = exp(-|x|), so that σ(x) σ(-x) = e / (1 + e)²."""
     e = np.exp(-np.abs(x))
     return np.exp(np.minimum(x, 0)) / (1 + e), e
+
+
+def _plain(setting: Any) -> Any:
+    """A NumPy number as a Python number, which leaves the dtype of the arrays it meets as it is."""
+    return setting.item() if isinstance(setting, np.generic) else setting
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
 
 
 def _choose(condition: Array, yes: float, no: float, x: Array) -> Array:

@@ -11,6 +11,7 @@ out only those that are asked for: nobody pays for the derivative with respect t
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -81,17 +82,28 @@ def differentiable(rule: Callable[P, tuple[Y, Pullback]]) -> Differentiable[P, Y
 def rule_of(f: Callable[..., Any], asker: str = "vjp") -> Callable[..., tuple[Any, Pullback]]:
     """Return the rule of a differentiable function, or of a `functools.partial` of one.
 
-    Raises TypeError, naming `f`, when it has none.
+    What a partial has bound is constant. Raises TypeError, naming `f`, when it has none.
     """
     if isinstance(f, Differentiable):
         return f.rule
     if isinstance(f, functools.partial):
-        return functools.partial(rule_of(f.func, asker), *f.args, **f.keywords)
+        rule = functools.partial(rule_of(f.func, asker), *f.args, **f.keywords)
+        return _without_first(len(f.args), rule) if f.args else rule
     name = getattr(f, "__qualname__", None) or repr(f)
     raise TypeError(
         f"{asker}: {name} has no vjp. Make it differentiable: decorate its rule, which returns "
         "(value, pullback), with fmlp.differentiable"
     )
+
+
+def _without_first(n: int, rule: Callable[..., tuple[Any, Pullback]]) -> Callable[..., tuple[Any, Pullback]]:
+    """Drop the first n cotangents."""
+
+    def dropping(*args: Any, **kwargs: Any) -> tuple[Any, Pullback]:
+        y, pullback = rule(*args, **kwargs)
+        return y, lambda dy: itertools.islice(pullback(dy), n, None)
+
+    return dropping
 
 
 def vjp(f: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
@@ -195,8 +207,8 @@ def check_vjp(
     than 2h from kinks: |u| ≤ 1 element-wise.
 
     Raises AssertionError naming the leaf and both numbers when they differ by more than
-    ``atol + rtol · (scale of the sum)``, or when a cotangent's shape is not its argument's; TypeError when `f`
-    carries no vjp.
+    ``atol + rtol · (scale of the sum)``, or when a cotangent's structure or shape is not its argument's; TypeError
+    when `f` carries no vjp.
 
     >>> from fmlp import activations
     >>> check_vjp(activations.gelu, np.linspace(-3, 3, 7))
@@ -215,7 +227,10 @@ def check_vjp(
     for i, (arg, cotangent) in enumerate(zip(args, cotangents, strict=True)):
         if cotangent is None:
             continue
-        tree.map(lambda leaf, d: None, arg, cotangent)
+        try:
+            tree.map(lambda leaf, d: None, arg, cotangent)
+        except ValueError as error:
+            raise AssertionError(f"argument {i}, {error} as its cotangent") from None
         values, derivatives = tree.leaves(arg), tree.leaves(cotangent)
         for j, (path, leaf, derivative) in enumerate(zip(tree.paths(arg), values, derivatives, strict=True)):
             if np.asarray(leaf).dtype.kind != "f":

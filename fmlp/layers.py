@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -22,6 +23,7 @@ from fmlp.autodiff import Differentiable, Pullback, differentiable, rule_of
 from fmlp.initializers import Initializer, constant, normal, ones, xavier_uniform, zeros
 from fmlp.random import Key
 from fmlp.tree import Array, Tree, leaves
+from fmlp.tree import cast as tree_cast
 from fmlp.tree import map as tree_map
 
 Shape = Any
@@ -66,7 +68,10 @@ def Dense(
         x = _features(x, w.dtype, len(w))
         y = x @ w
         if bias:
-            y += params["b"]
+            b = params["b"]
+            if b.shape != (features,):
+                raise ValueError(f"b: expected shape ({features},), got {b.shape}")
+            y += b
 
         def pullback(dy: Array) -> Iterator[Any]:
             rows = _rows(dy)
@@ -146,7 +151,7 @@ def BatchNorm(eps: float = 1e-5) -> Layer:
     array([[-1.],
            [ 1.]], dtype=float32)
     """
-    _at_least_zero("eps", eps)
+    eps = _at_least_zero("eps", eps)
 
     def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
         n = (_width(shape),)
@@ -195,7 +200,7 @@ def LayerNorm(eps: float = 1e-5) -> Layer:
 
     Parameters: `scale` (n,) of ones and `bias` (n,) of zeros. Ba, Kiros and Hinton 2016, arXiv 1607.06450.
     """
-    _at_least_zero("eps", eps)
+    eps = _at_least_zero("eps", eps)
 
     def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
         n = (_width(shape),)
@@ -250,12 +255,12 @@ def Flatten() -> Layer:
     """Join the axes of each example: (batch, a, b, …) to (batch, a·b·…)."""
 
     def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
-        return (int(np.prod(shape, dtype=np.int64)),), {}
+        return (prod(shape),), {}
 
     @differentiable
     def flatten(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
         x = np.asarray(x)
-        return x.reshape(len(x), -1), lambda dy: ({}, dy.reshape(x.shape))
+        return x.reshape(len(x), prod(x.shape[1:])), lambda dy: ({}, dy.reshape(x.shape))
 
     return Layer(init, flatten)
 
@@ -299,7 +304,7 @@ def Prelu(num_parameters: int = 1, init: float = 0.25) -> Layer:
     @differentiable
     def prelu(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
         slope = params["slope"]
-        x = np.asarray(x, slope.dtype)
+        x = _features(x, slope.dtype, num_parameters if num_parameters > 1 else None)
         negative = np.minimum(x, 0)
 
         def pullback(dy: Array) -> Iterator[Any]:
@@ -339,6 +344,7 @@ def serial(*layers: Layer) -> Layer:
 
     def serial(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
         _check_children(params, children)
+        x = _in_dtype_of(params, x)
         pullbacks = []
         for (name, layer), k in zip(children, _keys(key, train, children), strict=True):
             try:
@@ -350,10 +356,14 @@ def serial(*layers: Layer) -> Layer:
         def chain_rule(dy: Any) -> Iterator[Any]:
             grads = {}
             cotangents = iter([dy])
-            for (name, _), pullback in zip(reversed(children), reversed(pullbacks), strict=True):
+            first = next((i for i, (name, _) in enumerate(children) if name in params), len(children))
+            for (name, _), pullback in reversed([*zip(children, pullbacks, strict=True)][first:]):
                 cotangents = iter(pullback(next(cotangents)))
                 grads[name] = next(cotangents)
             yield {name: grads[name] for name in params}
+            for pullback in reversed(pullbacks[:first]):  # only for those who ask for the derivative with respect to x
+                cotangents = iter(pullback(next(cotangents)))
+                next(cotangents)
             yield from cotangents
 
         return x, chain_rule
@@ -475,8 +485,13 @@ def fan_in_concat(axis: int = -1) -> Layer:
     def fan_in_concat(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
         _check_branches("x", x)
         x = [np.asarray(branch) for branch in x]
+        try:
+            y = np.concatenate(x, axis)
+        except ValueError:
+            shapes = [branch.shape for branch in x]
+            raise ValueError(f"x: branches of shapes {shapes} cannot be joined along axis {axis}") from None
         ends = np.cumsum([branch.shape[axis] for branch in x])[:-1]
-        return np.concatenate(x, axis), lambda dy: ({}, tuple(np.split(dy, ends, axis)))
+        return y, lambda dy: ({}, tuple(np.split(dy, ends, axis)))
 
     return Layer(init, fan_in_concat)
 
@@ -486,7 +501,10 @@ def fan_in_concat(axis: int = -1) -> Layer:
 
 def _activation_layer(name: str, f: Callable[..., Any]) -> Callable[..., Layer]:
     def constructor(*args: Any, **settings: Any) -> Layer:
-        arguments = inspect.signature(f).bind(None, *args, **settings).arguments
+        try:
+            arguments = inspect.signature(f).bind(None, *args, **settings).arguments
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}") from None
         return Activation(f, **dict(list(arguments.items())[1:]))
 
     constructor.__name__ = constructor.__qualname__ = name
@@ -536,24 +554,41 @@ def _rows(x: Array) -> Array:
     return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
 
-def _features(x: Any, dtype: npt.DTypeLike, n: int) -> Array:
-    """Bring an input to the dtype of the parameters, and check its width."""
+def _features(x: Any, dtype: npt.DTypeLike, n: int | None) -> Array:
+    """Bring an input to the dtype of the parameters, and check its width if there is one to check."""
     array: Array = np.asarray(x)
     if array.dtype != dtype:
         if array.dtype.kind not in "fiub":
             raise TypeError(f"x: expected numbers, got dtype {array.dtype}")
         array = array.astype(dtype)
-    if array.ndim == 0 or array.shape[-1] != n:
+    if n is not None and (array.ndim == 0 or array.shape[-1] != n):
         raise ValueError(f"x: expected shape (..., {n}), got {array.shape}")
     return array
 
 
+def _in_dtype_of(params: Tree, x: Any) -> Any:
+    """Bring floating-point inputs to the dtype of the parameters, so that none upcasts what it joins on the way."""
+    leaf = params
+    while isinstance(leaf, dict):
+        leaf = next(iter(leaf.values()), None)
+    if not isinstance(leaf, np.ndarray) or (isinstance(x, np.ndarray) and x.dtype == leaf.dtype):
+        return x
+    return tree_cast(x, leaf.dtype) if isinstance(x, np.ndarray | tuple) else x
+
+
 def _sum(xs: Sequence[Any]) -> Any:
-    """Add arrays or tuples of arrays."""
+    """Add arrays, or tuples of arrays, of one shape."""
     first, *rest = xs
     for x in rest:
-        first = tree_map(np.add, first, x)
+        first = tree_map(_add, first, x)
     return first
+
+
+def _add(x: Any, y: Any) -> Array:
+    if np.shape(x) != np.shape(y):
+        raise ValueError(f"x: expected branches of one shape, got {np.shape(x)} and {np.shape(y)}")
+    total: Array = np.add(x, y)
+    return total
 
 
 def _width(shape: Shape) -> int:
@@ -567,7 +602,12 @@ def _named(asker: str, layers: Iterable[Layer]) -> tuple[tuple[str, Layer], ...]
     for i, layer in enumerate(layers):
         if not isinstance(layer, tuple) or len(layer) != 2 or not all(callable(f) for f in layer):
             name = getattr(layer, "__name__", repr(layer))
-            hint = f"; call the constructor: {name}()" if callable(layer) else ""
+            if isinstance(layer, Differentiable):
+                hint = f"; make a layer of it: Activation({name})"
+            elif isinstance(layer, list):
+                name, hint = "a list", f"; unpack it: {asker}(*layers)"
+            else:
+                hint = f"; call the constructor: {name}()" if callable(layer) else ""
             raise TypeError(f"{asker}: expected layers, got {name} at position {i}{hint}")
         layer = Layer(*layer)
         children.append((f"{getattr(layer.apply, '__name__', 'layer')}_{i}", layer))
@@ -621,6 +661,7 @@ def _positive(name: str, value: int) -> None:
         raise ValueError(f"{name}: expected a positive integer, got {value!r}")
 
 
-def _at_least_zero(name: str, value: float) -> None:
+def _at_least_zero(name: str, value: float) -> float:
     if not value >= 0:
         raise ValueError(f"{name}: expected a number at least 0, got {value!r}")
+    return float(value)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from fmlp.activations import sigmoid
+from fmlp.activations import clip, floating, sigmoid
 from fmlp.autodiff import Differentiable, Pullback
 from fmlp.tree import Array
 
@@ -97,10 +97,12 @@ def mae(prediction: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback
 def huber(prediction: Array, y: Any, *, weight: Any = None, delta: float = 1.0) -> tuple[Any, Pullback]:
     """Huber's loss: ``d²/2`` for |d| ≤ delta, ``delta (|d| - delta/2)`` beyond; derivative d clipped to ±delta.
 
-    Huber 1964, "Robust estimation of a location parameter".
+    Raises ValueError for a delta that is not positive. Huber 1964, "Robust estimation of a location parameter".
     """
+    if not delta > 0:
+        raise ValueError(f"delta: expected a positive number, got {delta}")
     d = _residual(prediction, y)
-    c = np.clip(d, -delta, delta)
+    c = clip(d, -float(delta), float(delta))
     return _mean(c * (d - 0.5 * c), weight, lambda: c)
 
 
@@ -113,8 +115,9 @@ def binary_cross_entropy(logits: Array, y: Any, *, weight: Any = None) -> tuple[
     >>> binary_cross_entropy(np.array([0.0]), np.array([1]))
     np.float64(0.6931471805599453)
     """
-    z, y = logits, _aligned(logits, y)
-    if not (y.min() >= 0 and y.max() <= 1):
+    z = floating(logits)
+    y = _aligned(z, y)
+    if not (y.min(initial=0) >= 0 and y.max(initial=1) <= 1):
         raise ValueError(f"y: expected labels 0 and 1, or probabilities; got values from {y.min()} to {y.max()}")
     rows = np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
     return _mean(rows, weight, lambda: sigmoid(z) - y)
@@ -133,6 +136,7 @@ def cross_entropy(logits: Array, y: Any, *, weight: Any = None, label_smoothing:
     >>> cross_entropy(np.zeros((2, 4)), np.array([0, 3]))
     np.float64(1.3862943611198906)
     """
+    logits = floating(logits)
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise ValueError(f"logits: expected shape (batch, classes), got {logits.shape}")
     if not 0 <= label_smoothing <= 1:
@@ -143,6 +147,7 @@ def cross_entropy(logits: Array, y: Any, *, weight: Any = None, label_smoothing:
         z = logits - logits.max(1, keepdims=True)
     e = np.exp(z)
     total = e.sum(1, keepdims=True)
+    label_smoothing = float(label_smoothing)
     keep = 1 - label_smoothing
     if y.ndim == 1:
         at = _label_index(y, n, k)
@@ -168,7 +173,7 @@ def cross_entropy(logits: Array, y: Any, *, weight: Any = None, label_smoothing:
 
 def _mean(values: Array, weight: Any, derivative: Callable[[], Array]) -> tuple[Any, Pullback]:
     """Average `values` over rows; ``derivative()`` is d(sum of a row's values)/d(prediction), element by element."""
-    if values.size == 0:
+    if values.size == 0 or values.ndim == 0:
         raise ValueError(f"prediction: expected at least one row, got shape {values.shape}")
     n = len(values)
     if weight is None:
@@ -191,6 +196,7 @@ def _mean(values: Array, weight: Any, derivative: Callable[[], Array]) -> tuple[
 
 
 def _residual(prediction: Array, y: Any) -> Array:
+    prediction = floating(prediction)
     d: Array = prediction - _aligned(prediction, y)
     return d
 
@@ -216,7 +222,7 @@ def _label_index(y: Array, n: int, k: int) -> Array:
         raise ValueError(f"y: expected {n} labels, one per row of the logits, got {len(y)}")
     if n and not (y.min() >= 0 and y.max() < k):
         raise ValueError(f"y: expected labels from 0 to {k - 1}, got values from {y.min()} to {y.max()}")
-    index: Array = y + np.arange(0, n * k, k)
+    index: Array = y.astype(np.intp, copy=False) + np.arange(0, n * k, k)
     return index
 
 

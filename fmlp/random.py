@@ -41,27 +41,25 @@ def key(seed: int) -> Key:
 def split(key: Key, n: int = 2) -> Key:
     """Make `n` independent keys, the rows of a uint64 array of shape (n, 3).
 
-    Raises TypeError or ValueError when `key` is no key, ValueError when `n` is negative.
+    Raises TypeError or ValueError when `key` is no key or `n` no integer of at least 0.
 
     >>> left, right = split(key(0))
     """
     _check(key)
-    if n < 0:
-        raise ValueError(f"n: expected a count of keys, at least 0, got {n}")
+    _check_integer("n", n)
     return _mix(key + _GOLDEN * np.arange(1, n + 1, dtype=np.uint64)[:, None])
 
 
 def fold_in(key: Key, i: int) -> Key:
     """Make the `i`-th key that belongs to `key`, for a step or an epoch; 0 ≤ i < 2⁶⁴.
 
-    Raises TypeError or ValueError when `key` is no key, ValueError when `i` is out of range.
+    Raises TypeError or ValueError when `key` is no key or `i` no integer in that range.
 
     >>> bool((fold_in(key(0), 1) == fold_in(key(0), 1)).all())
     True
     """
     _check(key)
-    if not 0 <= i < 1 << 64:
-        raise ValueError(f"i: expected an integer from 0 to 2**64 - 1, got {i}")
+    _check_integer("i", i)
     return _mix(_mix(key ^ _FOLD) + np.uint64(i))
 
 
@@ -82,11 +80,13 @@ def bernoulli(key: Key, p: float, shape: tuple[int, ...]) -> npt.NDArray[np.bool
 
     Sixteen bits each, straight from the bit generator: several times faster than comparing floats.
 
-    Raises TypeError or ValueError when `key` is no key.
+    Raises TypeError or ValueError when `key` is no key, ValueError when `p` is not in [0, 1].
 
     >>> bernoulli(key(0), 0.5, (2, 3)).shape
     (2, 3)
     """
+    if not 0 <= p <= 1:
+        raise ValueError(f"p: expected a probability, in [0, 1], got {p!r}")
     n = prod(shape)
     raw: Any = generator(key).bit_generator.random_raw(-(-n // 4))
     below: npt.NDArray[np.bool_] = raw.astype("<u8", copy=False).view("<u2")[:n] < round(p * 65536)
@@ -100,7 +100,7 @@ class _Words(ISeedSequence):
         self.words = words
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> Key:
-        return self.words
+        return np.ascontiguousarray(self.words)  # SFC64 reads the memory behind them, strides or not
 
 
 def _mix(z: Key) -> Key:
@@ -114,3 +114,10 @@ def _check(key: Key) -> None:
         raise TypeError(f"key: expected a key, as random.key(seed) makes it, got {key!r}")
     if key.shape != (3,):
         raise ValueError(f"key: expected one key, of shape (3,), got shape {key.shape}")
+
+
+def _check_integer(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if not 0 <= value < 1 << 64:
+        raise ValueError(f"{name}: expected an integer from 0 to 2**64 - 1, got {value}")

@@ -9,10 +9,12 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from numpy.lib import format as npy
 
 from fmlp import tree
 from fmlp.tree import Tree
@@ -51,7 +53,7 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # the stubs think of allow_pickle
+            _write(file, arrays)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
@@ -101,13 +103,27 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return metadata
 
 
+# An npz is a zip of npy files. np.savez and np.load would do, but for leaves called `file`, `allow_pickle` or `w.npy`.
+
+
+def _write(file: IO[bytes], arrays: dict[str, Any]) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                npy.write_array(member, array, allow_pickle=False)
+
+
 def _read(path: str | os.PathLike[str], only: str | None = None) -> dict[str, Any]:
+    arrays = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            return {name: file[name] for name in file.files if only in (None, name)}
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                name = member.removesuffix(".npy")
+                if only in (None, name):
+                    with archive.open(member) as file:
+                        arrays[name] = npy.read_array(file, allow_pickle=False)
+        return arrays
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise ValueError(
             f"{os.fspath(path)}: expected an npz file of arrays without pickled objects: {error}"
         ) from error

@@ -14,6 +14,8 @@ __all__ = ["summary"]
 def summary(net: Layer, shape: Shape) -> str:
     """Describe `net` for inputs whose examples have `shape`: one line a layer, children indented.
 
+    Raises TypeError when `net` is no layer, and what its `init` raises when the shape does not fit.
+
     >>> from fmlp.layers import Dense, Elu, serial
     >>> print(summary(serial(Dense(8), Elu(), Dense(1)), (4,)))
     layer      output shape  parameters
@@ -22,6 +24,9 @@ def summary(net: Layer, shape: Shape) -> str:
       elu_1    (8,)                   0
       dense_2  (1,)                   9
     """
+    if not isinstance(net, Layer):
+        given = getattr(net, "__name__", repr(net))
+        raise TypeError(f"net: expected a layer, got {given}{f'; call the constructor: {given}()' * callable(net)}")
     name = getattr(net.apply, "__name__", "layer")
     rows = [("layer", "output shape", "parameters"), *_rows(name, net, shape, "")]
     first, second, third = (max(len(row[i]) for row in rows) for i in range(3))

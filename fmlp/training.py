@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
-from math import isfinite
+from math import inf, isfinite, isnan
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -77,7 +77,7 @@ class NonFiniteError(ValueError):
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop when ``history[monitor]`` has not improved by more than `min_delta` for `patience` epochs.
+    """Stop when ``history[monitor]`` has not improved by more than `min_delta` for `patience` epochs; NaN never does.
 
     `mode` "min" or "max" says which way is better. Epochs before `start_from_epoch` (counted from 0) are not looked
     at. With `restore_best` the result has the best epoch's parameters. Raises ValueError for settings out of range.
@@ -96,16 +96,20 @@ class EarlyStopping:
     def __post_init__(self) -> None:
         if self.mode not in ("min", "max"):
             raise ValueError(f"mode: expected 'min' or 'max', got {self.mode!r}")
-        for name in ("patience", "min_delta", "start_from_epoch"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: expected a number at least 0, got {getattr(self, name)!r}")
+        if not self.min_delta >= 0:
+            raise ValueError(f"min_delta: expected a number of at least 0, got {self.min_delta!r}")
+        for name in ("patience", "start_from_epoch"):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or value < 0:
+                raise ValueError(f"{name}: expected an integer of at least 0, got {value!r}")
 
     def best(self, values: Sequence[float]) -> tuple[int | None, bool]:
         """Return the best epoch so far, None before `start_from_epoch`, and whether to stop."""
         sign = 1 if self.mode == "min" else -1
+        costs = [inf if isnan(value) else sign * value for value in values]
         best = None
         for epoch in range(self.start_from_epoch, len(values)):
-            if best is None or sign * values[epoch] < sign * values[best] - self.min_delta:
+            if best is None or costs[epoch] < costs[best] - self.min_delta:
                 best = epoch
         return best, best is not None and len(values) - 1 - best >= max(self.patience, 1)
 
@@ -133,8 +137,8 @@ def fit(
 
     `data` is a pair ``(x, y)`` of arrays with the examples along the first axis, in memory or memory-mapped (x may
     be a tree of such arrays), or an iterable of batches ``(x, y)`` or ``(x, y, weight)`` that can be gone through
-    once an epoch. Arrays are shuffled each epoch and cut into batches of `batch_size`; a last batch of one row joins
-    the one before it. `key` is the source of all randomness: the same key gives the same result, bit for bit.
+    once an epoch. Arrays are shuffled each epoch and cut into batches of `batch_size`; a last batch that alone has one
+    row joins the one before it. `key` is the source of all randomness: the same key gives the same result, bit for bit.
 
     `validation` is a pair (x, y), or the fraction of `data` to set aside at random. `metrics` maps names to functions
     ``(y_true, y_pred) -> float``; after each epoch they are worked out at inference on the training and the
@@ -160,10 +164,12 @@ def fit(
 
     started = time.perf_counter()
     metrics = dict(metrics or {})
-    _check_settings(net, optimizer, epochs, batch_size, early_stopping, metrics, validation)
+    _check_settings(net, optimizer, epochs, batch_size, early_stopping, metrics, validation, callbacks)
+    if leaf := _first_non_finite(params):
+        raise ValueError(f"params: expected finite numbers, got NaN or infinity in {leaf}")
     step = value_and_grad(objective(net.apply, loss))
     split_key, epochs_key = random.split(key)
-    if isinstance(validation, float):
+    if isinstance(validation, float | np.floating):
         data, held_out, weight = _set_aside(data, validation, weight, split_key)
     else:
         held_out = validation
@@ -218,7 +224,7 @@ def fit(
             now = Epoch(epoch, params, state, history)
             for callback in callbacks:
                 now = callback(now) or now
-            _, params, state, _, stop = now
+            _, params, state, history, stop = now
             if stop:
                 stopped = "callback"
                 break
@@ -265,9 +271,12 @@ def evaluate(
     >>> from fmlp.layers import Dense
     >>> params = {"w": np.eye(2), "b": np.zeros(2)}
     >>> data = np.array([[2.0, 0.0], [0.0, 2.0]]), np.array([0, 0])
-    >>> evaluate(Dense(2), params, data, loss=losses.cross_entropy, metrics={"accuracy": metrics.accuracy})
-    {'loss': 1.1269280110429725, 'accuracy': 0.5}
+    >>> scores = evaluate(Dense(2), params, data, loss=losses.cross_entropy, metrics={"accuracy": metrics.accuracy})
+    >>> round(scores["loss"], 6), scores["accuracy"]
+    (1.126928, 0.5)
     """
+    if not _is_pair(data):
+        raise TypeError(f"data: expected a pair (x, y) of arrays, got {_kind(data)}")
     x, y = data
     output = predict(net, params, x, batch_size=batch_size)
     scores = {}
@@ -313,6 +322,8 @@ def on_plateau(monitor: str, plateau: ReduceOnPlateau) -> Callable[[Epoch], Epoc
     """
 
     def callback(epoch: Epoch) -> Epoch:
+        if monitor not in epoch.history:
+            raise ValueError(f"on_plateau: expected to monitor one of {', '.join(epoch.history)}; got {monitor!r}")
         plateau_state = plateau.init()
         for value in epoch.history[monitor]:
             plateau_state = plateau.update(value, plateau_state)
@@ -338,14 +349,14 @@ def _source(data: Any, batch_size: int, weight: Any, class_weight: Any, shuffle:
         if not isinstance(data, Iterable) or isinstance(data, Iterator):
             raise TypeError(
                 "data: expected a pair (x, y) of arrays or an iterable of batches that can be gone through once an "
-                f"epoch, got {type(data).__name__}"
+                f"epoch, got {_kind(data)}"
             )
 
         def given() -> Iterator[tuple[Any, Any, Any]]:
             for batch in data:
                 if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-                    raise TypeError("data: expected batches (x, y) or (x, y, weight)")
-                yield batch[0], batch[1], batch[2] if len(batch) == 3 else None
+                    raise TypeError(f"data: expected batches (x, y) or (x, y, weight), got {_kind(batch)}")
+                yield batch[0], np.asarray(batch[1]), batch[2] if len(batch) == 3 else None
 
         return _Source(
             lambda key: given(), getattr(data, "__len__", lambda: None)(), lambda: (x for x, _, _ in given()), None
@@ -366,9 +377,9 @@ def _source(data: Any, batch_size: int, weight: Any, class_weight: Any, shuffle:
 
 
 def _slices(n: int, batch_size: int) -> list[slice]:
-    """Cut n rows into batches; a last batch of one row joins the one before it, for one row has no variance."""
+    """Cut n rows into batches; a last batch that alone has one row joins the one before, for one has no variance."""
     ends = [*range(batch_size, n, batch_size), n]
-    if len(ends) > 1 and ends[-1] - ends[-2] == 1:
+    if len(ends) > 1 and ends[-1] - ends[-2] == 1 < batch_size:
         del ends[-2]
     return [slice(a, b) for a, b in pairwise([0, *ends])]
 
@@ -385,12 +396,13 @@ def _keys(key: Key) -> Iterator[Key]:
 
 
 def _calibrated(net: Layer, params: Tree, batches: Iterable[Any]) -> Tree:
-    # Copies, so that each leaf is an object of its own and can be told by its identity.
-    params = tree.map(np.array, params)
+    # Copies, so that each leaf is an object of its own and can be told by its identity. The key is for layers that
+    # insist on one in training.
+    params, key = tree.map(np.array, params), random.key(0)
     gathered: dict[int, tuple[Tree, list[tuple[Array, Array, int]]]] = {}
     for x in batches:
         calibration = Calibration()
-        net.apply(params, x, train=calibration)
+        net.apply(params, x, train=calibration, key=key)
         if not calibration.moments:
             break
         for node, mean, var, rows in calibration.moments:
@@ -424,23 +436,30 @@ def _scores(
 
 
 def _rows(x: Any) -> int:
-    leaves = tree.leaves(x) if not isinstance(x, np.ndarray) else [x]
-    return len(leaves[0])
+    leaf: Any = x if isinstance(x, np.ndarray) else next(iter(tree.leaves(x)), None)
+    if np.ndim(leaf) == 0:
+        raise TypeError(f"x: expected an array, or a tree of arrays, with the examples along the first axis, got {x!r}")
+    return len(leaf)
 
 
 def _is_pair(data: Any) -> bool:
     return isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str)
 
 
+def _kind(value: Any) -> str:
+    return f"{type(value).__name__} of {len(value)}" if isinstance(value, tuple | list) else type(value).__name__
+
+
 def _row_weights(y: Array, n: int, weight: Any, class_weight: Any) -> Array | None:
     if weight is None and class_weight is None:
         return None
     w = np.ones(n) if weight is None else np.asarray(weight, np.float64)
-    if w.shape != (n,):
-        raise ValueError(f"weight: expected shape ({n},), one per row, got {w.shape}")
-    if not (np.isfinite(w).all() and w.min() >= 0 and w.sum() > 0):
-        raise ValueError("weight: expected finite numbers at least 0, not all 0")
+    _check_weight(w, n)
     if class_weight is not None:
+        if class_weight != "balanced" and not isinstance(class_weight, Mapping):
+            raise TypeError(
+                f"class_weight: expected a dict from labels to weights, or 'balanced', got {class_weight!r}"
+            )
         if y.ndim != 1:
             raise ValueError(f"class_weight: needs labels of shape ({n},), got y of shape {y.shape}")
         labels, index, counts = np.unique(y, return_inverse=True, return_counts=True)
@@ -451,7 +470,15 @@ def _row_weights(y: Array, n: int, weight: Any, class_weight: Any) -> Array | No
         else:
             per_class = np.array([class_weight[label] for label in labels.tolist()], np.float64)
         w = w * per_class[index]
+    if not (np.isfinite(w).all() and w.min() >= 0 and w.sum() > 0):
+        name = "weight" if class_weight is None else "class_weight"
+        raise ValueError(f"{name}: expected finite numbers of at least 0, not all 0, got {w.min()} to {w.max()}")
     return w
+
+
+def _check_weight(weight: Any, n: int) -> None:
+    if np.shape(weight) != (n,):
+        raise ValueError(f"weight: expected shape ({n},), one per row, got {np.shape(weight)}")
 
 
 def _set_aside(data: Any, fraction: float, weight: Any, key: Key) -> tuple[Any, Any, Any]:
@@ -460,6 +487,8 @@ def _set_aside(data: Any, fraction: float, weight: Any, key: Key) -> tuple[Any, 
     if not 0 < fraction < 1:
         raise ValueError(f"validation: expected a fraction in (0, 1) or a pair (x, y), got {fraction}")
     n = _check_rows("data", *data)
+    if weight is not None:
+        _check_weight(weight, n)
     held = round(n * fraction)
     if not 0 < held < n:
         raise ValueError(f"validation: {fraction} of {n} rows leaves one side empty")
@@ -470,7 +499,9 @@ def _set_aside(data: Any, fraction: float, weight: Any, key: Key) -> tuple[Any, 
 
 
 def _check_rows(name: str, x: Any, y: Any) -> int:
-    lengths = {len(a) if np.ndim(a) else -1 for a in [*tree.leaves(x), y]}
+    if any(np.ndim(a) == 0 for a in [*tree.leaves(x), y]):
+        raise ValueError(f"{name}: expected arrays with the examples along the first axis, got numbers in {_kind(x)}")
+    lengths = {len(a) for a in [*tree.leaves(x), y]}
     shapes = ", ".join(str(np.shape(a)) for a in [*tree.leaves(x), y])
     if len(lengths) != 1:
         raise ValueError(f"{name}: expected x and y with as many rows, got shapes {shapes}")
@@ -503,6 +534,7 @@ def _check_settings(
     early_stopping: Any,
     metrics: dict[str, Any],
     validation: Any,
+    callbacks: Any,
 ) -> None:
     if not isinstance(net, Layer):
         raise TypeError(f"net: expected a layer, such as serial(...), got {getattr(net, '__name__', repr(net))}")
@@ -514,8 +546,10 @@ def _check_settings(
     _check_count("batch_size", batch_size)
     if not all(callable(metric) for metric in metrics.values()):
         raise TypeError("metrics: expected a dict of functions (y_true, y_pred) -> float")
-    if taken := metrics.keys() & {"loss", "lr"}:
-        raise ValueError(f"metrics: the name {taken.pop()!r} is taken")
+    if taken := [name for name in metrics if name in ("loss", "lr") or name.startswith("val_")]:
+        raise ValueError(f"metrics: the name {taken[0]!r} is taken")
+    if not isinstance(callbacks, Sequence) or not all(callable(callback) for callback in callbacks):
+        raise TypeError(f"callbacks: expected a list of functions of an Epoch, got {callbacks!r}")
     if early_stopping is not None:
         if not isinstance(early_stopping, EarlyStopping):
             raise TypeError(f"early_stopping: expected an EarlyStopping, got {early_stopping!r}")

@@ -74,8 +74,7 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
 
     Returns ``(vector, unravel)``: `vector` has shape (size(tree),) and the leaves' common dtype;
     ``unravel(vector)`` gives a tree of the same structure whose leaves are views into the vector given, in
-    its dtype. A tree that is one vector is returned as it is. Raises ValueError when `unravel` gets a vector
-    of another length.
+    its dtype. Raises ValueError when `unravel` gets a vector of another length.
 
     >>> vector, unravel = ravel({"b": np.zeros(2), "w": np.ones((2, 2))})
     >>> vector
@@ -84,11 +83,13 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
     array([[2., 2.],
            [2., 2.]])
     """
-    if isinstance(tree, np.ndarray) and tree.ndim == 1:
-        return tree, lambda vector: vector
-    arrays = leaves(tree)
-    shapes = [np.shape(a) for a in arrays]
-    vector = np.concatenate(arrays, axis=None) if arrays else np.zeros(0, np.float32)
+    arrays = [np.asarray(leaf) for leaf in leaves(tree)]
+    shapes = [a.shape for a in arrays]
+    (vector,) = aligned(
+        1, sum(a.size for a in arrays), np.result_type(*{a.dtype for a in arrays} or {np.dtype(np.float32)})
+    )
+    if arrays:
+        np.concatenate(arrays, axis=None, out=vector)
     whole = vector.shape
 
     def unravel(vector: Array) -> Tree:
@@ -105,6 +106,19 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
     return vector, unravel
 
 
+def aligned(rows: int, n: int, dtype: npt.DTypeLike) -> Array:
+    """Allocate an array of shape (rows, n), not initialized, each row of which starts a cache line.
+
+    NumPy's loops run up to twice as fast on such rows, and one allocation costs less than several.
+    """
+    dtype = np.dtype(dtype)
+    line = 64 // dtype.itemsize
+    width = -(-n // line) * line
+    memory = np.empty(rows * width * dtype.itemsize + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : memory.size - 64 + start].view(dtype).reshape(rows, width)[:, :n]
+
+
 def unflatten(like: Tree, leaves: Iterable[Any]) -> Tree:
     """Rebuild a tree with the structure of `like` from leaves in the order of `leaves`.
 
@@ -118,7 +132,7 @@ def unflatten(like: Tree, leaves: Iterable[Any]) -> Tree:
         tree = _fill(like, values)
     except StopIteration:
         raise ValueError("unflatten: fewer leaves than the structure has") from None
-    if next(values, None) is not None:
+    if next(values, end := object()) is not end:
         raise ValueError("unflatten: more leaves than the structure has")
     return tree
 

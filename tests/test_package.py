@@ -1,0 +1,92 @@
+"""The package as a whole: arrows that only go down, a light import, and names that exist and are explained."""
+
+import ast
+import importlib
+import inspect
+import json
+import pkgutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import fmlp
+
+ROOT = Path(fmlp.__file__).parent
+MODULES = sorted(module.name for module in pkgutil.iter_modules([str(ROOT)]))
+
+# Who may import whom: only modules of the floors below. Modules of one floor do not know each other, but for
+# optim and schedules, and fmlp.__init__ stands above all.
+FLOORS = [
+    {"tree", "random"},
+    {"autodiff"},
+    {"activations", "initializers", "losses", "metrics"},
+    {"layers"},
+    {"optim", "schedules"},
+    {"serialization", "summary", "data"},
+    {"training"},
+]
+ABOVE = {"plotting", "estimators", "distributed"}
+
+
+def imports(module):
+    """Return the fmlp modules that a module imports, anywhere in its source."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / f"{module}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("fmlp.")}
+        elif isinstance(node, ast.ImportFrom) and (node.module == "fmlp" or node.level):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module.startswith("fmlp."):
+            found.add(node.module.split(".")[1])
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_arrows_only_go_down(module):
+    floor = next((i for i, modules in enumerate(FLOORS) if module in modules), len(FLOORS))
+    assert floor < len(FLOORS) or module in ABOVE, f"{module}: on which floor is it?"
+    below = set().union(*FLOORS[:floor])
+    peers = {"losses": {"activations"}}.get(module, set())  # losses take the sigmoid from activations
+    assert imports(module) <= below | peers
+    if module not in ABOVE:
+        assert not imports(module) & ABOVE
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_any_module_can_be_imported_first(module):
+    code = f"import fmlp.{module}"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+
+
+def test_importing_the_package_is_light():
+    code = "import fmlp, json, sys; print(json.dumps(sorted(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60).stdout
+    loaded = {name.split(".")[0] for name in json.loads(out)}
+    assert "numpy" in loaded
+    assert not loaded & {"scipy", "tqdm", "matplotlib", "sklearn", "pandas", "torch", "jax", "mpi4py", "distributed"}
+
+
+@pytest.mark.parametrize("name", ["fmlp", *(f"fmlp.{module}" for module in MODULES)])
+def test_public_names_exist_and_are_explained(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    public = module.__all__
+    assert len(set(public)) == len(public)
+    for attribute in public:
+        value = getattr(module, attribute)
+        if inspect.isfunction(value) or inspect.isclass(value) or inspect.ismodule(value):
+            assert value.__doc__, f"{name}.{attribute} has no docstring"
+            # NamedTuple and dataclass write one themselves where there is none.
+            assert not value.__doc__.startswith(f"{attribute}("), f"{name}.{attribute} has no docstring"
+
+
+def test_the_version_is_the_one_installed():
+    assert fmlp.__version__ == version("fmlp")
+
+
+def test_the_top_level_has_every_module_that_needs_no_optional_package():
+    modules = set().union(*FLOORS) - {"summary"}  # a function of this name stands for its module
+    assert modules & set(MODULES) - {"data"} <= set(fmlp.__all__)

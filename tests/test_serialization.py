@@ -1,0 +1,221 @@
+"""Saving and loading: there and back over drawn trees, nothing half-written, and errors that name the leaf."""
+
+import json
+import os
+import stat
+from collections import namedtuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import fmlp
+from fmlp import random, serialization, tree
+from fmlp.layers import BatchNorm, Dense, serial
+
+DRAWN = settings(deadline=None, max_examples=100)
+Point = namedtuple("Point", "x y")
+
+# Names that np.savez and np.load would trip over among them.
+keys = st.sampled_from(["file", "allow_pickle", "w", "w.npy", "w.npy.npy", ".."]) | st.text("aé .\\", min_size=1)
+dtypes = st.sampled_from(["f2", "f4", "f8", "i1", "i8", "u2", "?", "c8", "U3", ">f4"])
+arrays = dtypes.flatmap(lambda d: hnp.arrays(d, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3)))
+scalars = st.floats(width=32) | st.integers(-9, 9) | st.booleans() | arrays.map(np.asfortranarray)
+
+
+def nested(children):
+    return (
+        st.dictionaries(keys, children, max_size=3)
+        | st.lists(children, max_size=3)
+        | st.builds(Point, children, children)
+        | st.none()
+    )
+
+
+def containers(leaves, nested):
+    grown = st.recursive(leaves, nested, max_leaves=6)
+    return st.dictionaries(keys, grown, min_size=1, max_size=3).filter(tree.leaves)
+
+
+def same(a, b):
+    a, b = np.asarray(a), np.asarray(b)
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return tmp_path_factory.mktemp("models") / "model.npz"
+
+
+@DRAWN
+@given(containers(arrays | scalars, nested), st.booleans())
+def test_load_undoes_save(file, t, as_string):
+    path = str(file) if as_string else file
+    fmlp.save(path, t)
+    back = fmlp.load(path, like=t)
+    tree.map(lambda a, b: None, t, back)  # the same structure
+    assert all(map(same, tree.leaves(back), tree.leaves(t)))
+    assert all(leaf.flags.writeable for leaf in tree.leaves(back))
+
+
+@DRAWN
+@given(containers(arrays, lambda children: st.dictionaries(keys, children, min_size=1, max_size=3)))
+def test_nested_dicts_need_no_likeness(file, t):
+    fmlp.save(file, t)
+    back = fmlp.load(file)
+    assert tree.paths(back) == tree.paths(t)
+    assert all(map(same, tree.leaves(back), tree.leaves(t)))
+
+
+@DRAWN
+@given(
+    st.dictionaries(
+        st.text(), st.recursive(st.none() | st.integers() | st.floats(allow_nan=False) | st.text(), st.lists)
+    )
+)
+def test_metadata_travels_in_the_file(file, metadata):
+    fmlp.save(file, {"w": np.ones(1)}, metadata=metadata)
+    assert fmlp.load_metadata(file) == metadata
+    assert list(fmlp.load(file)) == ["w"]
+
+
+def test_any_reader_of_npz_can_read_the_file_and_any_npz_can_be_loaded(tmp_path):
+    _, params = serial(Dense(3), BatchNorm()).init(random.key(0), (2,))
+    fmlp.save(tmp_path / "m.npz", params)
+    with np.load(tmp_path / "m.npz") as file:
+        assert sorted(file.files) == sorted(["__metadata__", *tree.paths(params)])
+        assert same(file["dense_0/w"], params["dense_0"]["w"])
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "n.npz", **{"a/b": np.arange(3), "c": np.ones(2)})
+        assert fmlp.load_metadata(tmp_path / "n.npz") == {}
+        back = fmlp.load(tmp_path / "n.npz")
+        assert tree.map(np.ndarray.tolist, back) == {"a": {"b": [0, 1, 2]}, "c": [1, 1]}
+
+
+@pytest.mark.parametrize("name", ["model", "model.npz", "model.bin"])
+def test_the_file_has_the_very_name_given_and_the_usual_permissions(tmp_path, name):
+    fmlp.save(tmp_path / name, {"w": np.ones(1)})
+    assert os.listdir(tmp_path) == [name]
+    (tmp_path / "other").touch()
+    assert stat.S_IMODE((tmp_path / name).stat().st_mode) == stat.S_IMODE((tmp_path / "other").stat().st_mode)
+
+
+@pytest.mark.parametrize(("module", "function"), [(serialization.npy, "write_array"), (os, "fsync"), (os, "replace")])
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, module, function, error):
+    path = tmp_path / "model.npz"
+    fmlp.save(path, {"w": np.zeros(3)})
+    before = path.read_bytes()
+    whole, calls = getattr(module, function), []
+
+    def failing(*args, **kwargs):
+        calls.append(args)
+        if len(calls) > (function == "write_array"):  # with one array written, the second fails
+            raise error
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(module, function, failing)
+    with pytest.raises(type(error)):
+        fmlp.save(path, {"w": np.ones(3)})
+    assert calls
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["model.npz"]
+
+
+def test_saving_does_not_change_what_is_saved(tmp_path):
+    params, metadata = {"w": np.ones(2)}, {"a": [1]}
+    params["w"].flags.writeable = False
+    fmlp.save(tmp_path / "m.npz", params, metadata=metadata)
+    assert (list(params), metadata) == (["w"], {"a": [1]})
+
+
+def test_a_leaf_takes_the_dtype_of_its_likeness_if_its_kind_allows(tmp_path):
+    path = tmp_path / "m.npz"
+    fmlp.save(path, {"w": np.array([0.1]), "n": np.array([3])})
+    back = fmlp.load(path, like={"w": np.zeros(1, np.float32), "n": np.zeros(1)})
+    assert same(back["w"], np.array([0.1], np.float32))
+    assert same(back["n"], np.array([3.0]))
+    with pytest.raises(ValueError, match=r"\n  w: expected dtype int64, got float64$"):
+        fmlp.load(path, like={"w": np.zeros(1, np.int64), "n": np.zeros(1)})
+
+
+def test_every_leaf_that_does_not_fit_is_named(tmp_path):
+    path = tmp_path / "m.npz"
+    fmlp.save(path, {"dense_0": {"w": np.ones((64, 120)), "b": np.ones(2)}, "old": np.ones(1), "older": np.ones(1)})
+    like = {"dense_0": {"w": np.ones((120, 64)), "b": np.ones(2)}, "new": [np.ones(1), np.ones(1)]}
+    with pytest.raises(ValueError, match=r"m\.npz does not fit:") as error:
+        fmlp.load(path, like=like)
+    assert str(error.value).split("\n  ")[1:] == [
+        "dense_0/w: expected shape (120, 64), got (64, 120)",
+        "new/0: missing from the file",
+        "new/1: missing from the file",
+        "old: in the file, not expected",
+        "older: in the file, not expected",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("params", "metadata", "error", "message"),
+    [
+        ({}, None, ValueError, "^params: expected a dict, list or tuple with at least one array in it"),
+        ({"a": {}, "b": None}, None, ValueError, "^params: expected a dict"),
+        (np.ones(3), None, ValueError, "^params: expected a dict"),
+        ({"a": {"b/c": np.ones(1)}}, None, ValueError, "^a: expected keys without '/', got 'b/c'"),
+        ({1: np.ones(1)}, None, TypeError, "^tree: expected string keys, got 1"),
+        ({"a": [np.array([{}])]}, None, TypeError, "^a/0: expected an array of numbers, got ndarray of objects"),
+        ({"a": print}, None, TypeError, "^a: expected an array of numbers, got builtin_function_or_method of objects"),
+        ({"__metadata__": np.ones(1)}, None, ValueError, "^params: the key __metadata__ is taken"),
+        ({"a": np.ones(1)}, {"b": {1}}, TypeError, "not JSON serializable"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_and_leaves_no_file(tmp_path, params, metadata, error, message):
+    with pytest.raises(error, match=message):
+        fmlp.save(tmp_path / "m.npz", params, metadata=metadata)
+    assert not os.listdir(tmp_path)
+
+
+def whole(tmp_path):
+    fmlp.save(tmp_path / "whole.npz", {"w": np.arange(100.0)}, metadata={"a": 1})
+    return (tmp_path / "whole.npz").read_bytes()
+
+
+def pickled(path):
+    with path.open("wb") as file:
+        np.savez(file, w=np.array([{}], object))
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path, good: path.write_bytes(b""), "not a zip file"),
+        (lambda path, good: path.write_text("weights"), "not a zip file"),
+        (lambda path, good: path.write_bytes(good[: len(good) // 2]), "not a zip file"),
+        (lambda path, good: path.write_bytes(good[:300] + b"?" + good[301:]), "Bad CRC-32 for file 'w.npy'"),
+        (lambda path, good: np.save(path, np.ones(3)), "not a zip file"),
+        (lambda path, good: pickled(path), "Object arrays cannot be loaded"),
+    ],
+)
+@pytest.mark.parametrize("read", [fmlp.load, fmlp.load_metadata, lambda path: fmlp.load(path, like={"w": 0})])
+def test_what_is_no_npz_of_arrays_is_refused(tmp_path, write, message, read):
+    path = tmp_path / "m.npy"
+    write(path, whole(tmp_path))
+    if read is fmlp.load_metadata and ("CRC" in message or "Object" in message):
+        assert fmlp.load_metadata(path) == ({"a": 1} if "CRC" in message else {})  # it reads nothing else
+        return
+    with pytest.raises(ValueError, match=f"m.npy: expected an npz file of arrays without pickled objects: .*{message}"):
+        read(path)
+
+
+def test_a_missing_file_or_directory_is_said_to_be_missing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        fmlp.load(tmp_path / "m.npz")
+    with pytest.raises(FileNotFoundError):
+        fmlp.save(tmp_path / "no" / "m.npz", {"w": np.ones(1)})
+
+
+def test_metadata_is_json(tmp_path):
+    fmlp.save(tmp_path / "m.npz", {"w": np.ones(1)}, metadata={"é": [1, None]})
+    with np.load(tmp_path / "m.npz") as file:
+        assert json.loads(str(file["__metadata__"])) == {"é": [1, None]}

@@ -1,0 +1,755 @@
+"""`fit` and its relatives: against loops written by hand, and what they promise when things go wrong."""
+
+import functools
+from itertools import count
+from math import inf, isnan, nan
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fmlp
+from fmlp import EarlyStopping, NonFiniteError, losses, metrics, optim, random, schedules, tree
+from fmlp.layers import BatchNorm, Dense, Dropout, Elu, Layer, fan_in_sum, parallel, serial
+
+DRAWN = settings(deadline=None, max_examples=60)
+KEY = random.key(7)
+MLP = serial(Dense(6), Elu(), Dense(1))
+CLASSIFIER = serial(Dense(8), BatchNorm(), Elu(), Dropout(0.2), Dense(3))
+
+
+def numbers(n=40, width=4, seed=0):
+    generator = random.generator(random.key(seed))
+    x = generator.normal(size=(n, width)).astype(np.float32)
+    return x, np.sin(x.sum(1)) + x[:, 0]
+
+
+def classes(n=60, seed=0):
+    x, _ = numbers(n, seed=seed)
+    return x, x[:, :3].argmax(1)
+
+
+def params_of(net, width=4, dtype=np.float32):
+    return tree.cast(net.init(random.key(1), (width,))[1], dtype)
+
+
+NUMBERS = numbers()
+
+
+def fit(net=MLP, data=NUMBERS, params=None, **settings):
+    params = params_of(net) if params is None else params
+    given = {"loss": losses.mse, "optimizer": optim.adam(0.01), "epochs": 3, "key": KEY, "batch_size": 8}
+    return fmlp.fit(net, params, data, **({"progress": False} | given | settings))
+
+
+def fit_classes(**settings):
+    return fit(**({"net": CLASSIFIER, "data": classes(), "loss": losses.cross_entropy} | settings))
+
+
+def assert_same_bits(a, b):
+    assert tree.paths(a) == tree.paths(b)
+    for path, x, y in zip(tree.paths(a), tree.leaves(a), tree.leaves(b), strict=True):
+        assert np.asarray(x).dtype == np.asarray(y).dtype, path
+        assert np.array_equal(x, y), path
+
+
+def seeing(seen):
+    """Make a loss that notes the targets it gets."""
+
+    @fmlp.differentiable
+    def loss(prediction, y, *, weight=None):
+        seen.append(y)
+        return losses.mse.rule(prediction, y, weight=weight)
+
+    return loss
+
+
+def differ(a, b):
+    return any(not np.array_equal(x, y) for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True))
+
+
+# ------------------------------------------------------------------------------------- the engine
+
+
+def test_the_same_key_gives_the_same_result_and_another_key_another():
+    settings = {"validation": 0.25, "metrics": {"accuracy": metrics.accuracy}}
+    once, again = fit_classes(**settings), fit_classes(**settings)
+    other = fit_classes(**settings, key=random.key(8))
+    assert_same_bits(once[:3], again[:3])
+    assert differ(once.params, other.params)
+
+
+def by_hand(net, params, x, y, loss, optimizer, epochs, key, batch_size, weight=None):
+    """Train as `fit` does, with the keys that it derives: split off one for the validation rows, one an epoch."""
+    step = fmlp.value_and_grad(fmlp.objective(net.apply, loss))
+    state, history = optimizer.init(params), []
+    _, epochs_key = random.split(key)
+    for epoch in range(epochs):
+        shuffle_key, steps_key = random.split(random.fold_in(epochs_key, epoch))
+        order = random.generator(shuffle_key).permutation(len(y))
+        keys = (k for block in count() for k in random.split(random.fold_in(steps_key, block), 256))
+        total = total_weight = 0.0
+        for start, k in zip(range(0, len(y), batch_size), keys, strict=False):
+            rows = order[start : start + batch_size]
+            w = None if weight is None else weight[rows]
+            value, grads = step(params, x[rows], y[rows], key=k, weight=w)
+            updates, state = optimizer.update(grads, state, params)
+            params = optim.apply_updates(params, updates)
+            share = float(len(rows) if w is None else w.sum())
+            total, total_weight = total + share * float(value), total_weight + share
+        history.append(total / total_weight)
+    return fmlp.calibrate(net, params, x), state, history
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 8, 60, 100])
+def test_fit_equals_the_loop_by_hand_bit_for_bit(batch_size, weighted):
+    net = CLASSIFIER if batch_size > 1 else serial(Dense(8), Dropout(0.2), Dense(3))
+    x, y = classes(600 if batch_size == 1 else 60)  # more steps than a block of 256 keys
+    weight = random.generator(KEY).uniform(size=len(y)) if weighted else None
+    optimizer = optim.adam(schedules.exponential_lr(0.01, 0.99), weight_decay=0.01)
+    params = params_of(net)
+    settings = {"loss": losses.cross_entropy, "optimizer": optimizer, "epochs": 2, "key": KEY}
+    settings |= {"batch_size": batch_size, "weight": weight}
+    result = fit(net, (x, y), params, **settings)
+    hand, state, history = by_hand(net, params, x, y, **settings)
+    assert_same_bits(result.params, hand)
+    assert_same_bits(result.state, state)
+    assert result.history["loss"] == history
+    assert result.stopped == "done"
+    assert result.seconds > 0
+
+
+def test_without_shuffling_the_rows_come_in_their_order():
+    x, y = numbers(20)
+    seen = []
+    loss = seeing(seen)
+    fit(data=(x, y), loss=loss, shuffle=False, epochs=2, batch_size=8)
+    assert np.array_equal(np.concatenate(seen), np.concatenate([y, y]))
+    assert [len(part) for part in seen] == [8, 8, 4] * 2
+    seen.clear()
+    fit(data=(x, y), loss=loss, epochs=2, batch_size=8)
+    first, second = np.concatenate(seen[:3]), np.concatenate(seen[3:])
+    assert np.array_equal(np.sort(first), np.sort(y))
+    assert np.array_equal(np.sort(second), np.sort(y))
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(("n", "batch_size", "sizes"), [(17, 8, [8, 9]), (16, 8, [8, 8]), (1, 8, [1]), (9, 8, [9])])
+def test_a_last_batch_of_one_row_joins_the_one_before(n, batch_size, sizes):
+    seen = []
+    x, y = numbers(n)
+    fit(data=(x, y), loss=seeing(seen), epochs=1, batch_size=batch_size)
+    assert [len(part) for part in seen] == sizes
+
+
+def test_so_batch_norm_trains_on_any_number_of_rows_but_one():
+    for n in (2, 3, 17, 33):
+        x, y = classes(n)
+        assert fit_classes(data=(x, y), batch_size=16).params["batch_norm_1"]["count"] == n
+    with pytest.raises(ValueError, match=r"^batch_norm_1/x: .* at least 2 rows, got shape \(1, 8\)"):
+        fit_classes(data=classes(1))
+
+
+@pytest.mark.parametrize("make", [optim.adam, optim.sgd, optim.rmsprop, optim.nadam])
+def test_training_makes_the_loss_smaller(make):
+    result = fit(optimizer=make(0.01), epochs=30)
+    assert result.history["loss"][-1] < 0.7 * result.history["loss"][0]
+
+
+def test_nothing_passed_in_is_written_to():
+    x, y = classes()
+    weight = np.ones(len(y))
+    params = params_of(CLASSIFIER)
+    for array in [x, y, weight, *tree.leaves(params)]:
+        array.flags.writeable = False
+    before = tree.map(np.copy, params)
+    fit_classes(
+        data=(x, y),
+        params=params,
+        weight=weight,
+        class_weight="balanced",
+        validation=(x, y),
+        metrics={"accuracy": metrics.accuracy},
+        early_stopping=EarlyStopping("val_loss", restore_best=True),
+    )
+    fmlp.evaluate(CLASSIFIER, fmlp.calibrate(CLASSIFIER, params, x), (x, y), loss=losses.cross_entropy, weight=weight)
+    assert_same_bits(params, before)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_parameters_and_state_keep_their_dtype(dtype):
+    result = fit_classes(params=params_of(CLASSIFIER, dtype=dtype), weight=np.ones(60))
+    assert {leaf.dtype for leaf in tree.leaves(result.params)} == {np.dtype(dtype)}
+    assert {slot.dtype for slot in result.state.slots.values()} == {np.dtype(dtype)}
+
+
+def test_x_may_be_a_tree_of_arrays():
+    (a, y), (b, _) = numbers(), numbers(width=2, seed=1)
+    net = serial(parallel(Dense(5), Dense(5)), fan_in_sum(), Elu(), Dense(1))
+    _, params = net.init(KEY, ((4,), (2,)))
+    result = fit(net, ((a, b), y), params, validation=((a, b), y), epochs=20)
+    assert result.history["val_loss"][-1] < result.history["val_loss"][0]
+    assert fmlp.predict(net, result.params, (a, b)).shape == (40, 1)
+    assert fit(net, ((a, b), y), params, validation=0.5).params["dense_3"]["w"].shape == (5, 1)
+
+
+def test_memory_mapped_arrays_are_as_good_as_arrays(tmp_path):
+    x, y = numbers()
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert_same_bits(fit(data=(mapped, y), validation=0.2)[:3], fit(data=(x, y), validation=0.2)[:3])
+
+
+def test_lists_of_labels_are_as_good_as_arrays():
+    x, y = classes()
+    assert_same_bits(fit_classes(data=(x, y.tolist()))[:3], fit_classes(data=(x, y))[:3])
+    batches = [(x[:30], y[:30].tolist()), (x[30:], y[30:].tolist())]
+    assert_same_bits(fit_classes(data=batches)[:3], fit_classes(data=[(x[:30], y[:30]), (x[30:], y[30:])])[:3])
+
+
+def test_batches_of_ones_own_are_the_same_as_arrays_cut_without_shuffling():
+    x, y = classes()
+    parts = [slice(a, a + 20) for a in (0, 20, 40)]
+    plain = fit_classes(data=(x, y), batch_size=20, shuffle=False)
+    batches = fit_classes(data=[(x[p], y[p]) for p in parts])
+    assert plain.history == batches.history
+    assert_same_bits(plain.state, batches.state)
+    weight = np.linspace(0, 1, 60)
+    weighted = fit_classes(data=(x, y), batch_size=20, shuffle=False, weight=weight)
+    assert weighted.history == fit_classes(data=[(x[p], y[p], weight[p]) for p in parts]).history
+
+    class Endless:
+        def __iter__(self):
+            return ((x[p], y[p]) for p in parts)
+
+    assert plain.history == fit_classes(data=Endless()).history
+
+
+# ------------------------------------------------------------------------------ scores and metrics
+
+
+def test_history_has_one_number_an_epoch_for_everything():
+    scored = {"accuracy": metrics.accuracy}
+    train = ["loss", "lr", "accuracy"]
+    validation = ["val_loss", "val_accuracy"]
+    for more, names in [
+        ({}, train[:2]),
+        ({"metrics": scored}, train),
+        ({"validation": classes(9)}, [*train[:2], "val_loss"]),
+        ({"validation": classes(9), "metrics": scored}, train + validation),
+        ({"validation": 0.2, "metrics": scored}, train + validation),
+        ({"optimizer": optim.scale(-0.01)}, ["loss"]),
+    ]:
+        history = fit_classes(**more).history
+        assert sorted(history) == sorted(names)
+        assert all(len(values) == 3 and all(type(v) is float for v in values) for values in history.values())
+    steps = fit(optimizer=optim.adam(schedules.exponential_lr(1.0, 0.5)), epochs=2, batch_size=10).history["lr"]
+    assert steps == [0.5**3, 0.5**7]  # the last of four steps an epoch
+
+
+def test_history_is_what_evaluate_says():
+    data, held_out = classes(), classes(50, seed=1)
+    scored = {"accuracy": metrics.accuracy, "f1": metrics.f1}
+    result = fit_classes(data=data, validation=held_out, metrics=scored)
+    on_held_out = fmlp.evaluate(CLASSIFIER, result.params, held_out, loss=losses.cross_entropy, metrics=scored)
+    assert {name: result.history[f"val_{name}"][-1] for name in on_held_out} == on_held_out
+    on_train = fmlp.evaluate(CLASSIFIER, result.params, data, metrics=scored, loss=losses.cross_entropy)
+    assert all(result.history[name][-1] == on_train[name] for name in scored)
+
+
+def test_a_fraction_sets_rows_aside_at_random_that_are_never_trained_on():
+    n, trained, scored = 40, [], []
+    x = np.arange(n, dtype=np.float32)[:, None]
+    y = np.arange(n, dtype=np.float32)
+    keep = {"rows": lambda y_true, y_pred: scored.append(y_true) or 0.0}
+    settings = {
+        "optimizer": optim.sgd(1e-6),
+        "loss": seeing(trained),
+        "metrics": keep,
+        "epochs": 1,
+        "weight": np.ones(n),
+    }
+    fit(Dense(1), (x, y), params_of(Dense(1), 1), validation=0.25, **settings)
+    train, held = scored
+    assert (len(train), len(held)) == (30, 10)
+    assert sorted([*train, *held]) == y.tolist()
+    assert sorted(np.concatenate(trained[:4])) == sorted(train)
+    assert held.tolist() != y[:10].tolist()
+    assert held.tolist() != y[30:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("loss", "width", "y", "true", "predicted"),
+    [
+        (losses.cross_entropy, 3, np.array([0, 2, 1, 1]), [0, 2, 1, 1], (4,)),
+        (losses.cross_entropy, 3, np.eye(3)[[0, 2, 1, 1]], [0, 2, 1, 1], (4,)),
+        (functools.partial(losses.cross_entropy, label_smoothing=0.1), 3, np.eye(3)[[0, 1, 2, 2]], [0, 1, 2, 2], (4,)),
+        (losses.binary_cross_entropy, 1, np.array([0, 1, 1, 0]), [0, 1, 1, 0], (4,)),
+        (losses.binary_cross_entropy, 1, np.array([[0], [1], [1], [0]]), [[0], [1], [1], [0]], (4, 1)),
+        (losses.mse, 1, np.arange(4.0), [0, 1, 2, 3], (4,)),
+        (losses.mse, 1, np.arange(4.0)[:, None], [[0], [1], [2], [3]], (4, 1)),
+        (losses.mse, 2, np.arange(8.0).reshape(4, 2), [[0, 1], [2, 3], [4, 5], [6, 7]], (4, 2)),
+        (None, 2, np.arange(8.0).reshape(4, 2), [[0, 1], [2, 3], [4, 5], [6, 7]], (4, 2)),
+    ],
+)
+def test_metrics_get_what_those_of_scikit_learn_expect(loss, width, y, true, predicted):
+    net, (x, _) = Dense(width), numbers(4)
+    params = params_of(net)
+    got = []
+    scores = {"m": lambda y_true, y_pred: got.append((y_true, y_pred)) or 0.5}
+    assert fmlp.evaluate(net, params, (x, y), loss=loss, metrics=scores)["m"] == 0.5
+    ((y_true, y_pred),) = got
+    assert y_true.tolist() == true
+    assert y_pred.shape == predicted
+    output = net.apply(params, x)
+    read = {losses.binary_cross_entropy: output > 0}.get(loss, output.argmax(-1) if width == 3 else output)
+    assert np.array_equal(y_pred.ravel(), read.ravel())
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 40, 1000])
+def test_predict_and_evaluate_do_not_depend_on_the_batch_size(batch_size):
+    """To 1e-12: products of other shapes add in another order, each sum of at most 6 float64 terms."""
+    params, (x, y) = params_of(MLP, dtype=np.float64), numbers()
+    predicted = fmlp.predict(MLP, params, x, batch_size=batch_size)
+    np.testing.assert_allclose(predicted, MLP.apply(params, x), rtol=1e-12, atol=1e-14)
+    scored = {"loss": losses.mse, "metrics": {"r2": metrics.r2}}
+    scores = fmlp.evaluate(MLP, params, (x, y), batch_size=batch_size, **scored)
+    assert scores == pytest.approx(fmlp.evaluate(MLP, params, (x, y), **scored), rel=1e-12)
+
+
+def test_predict_takes_trees_and_returns_trees():
+    net, (x, _) = parallel(Dense(2), Dense(3)), numbers(9)
+    _, params = net.init(KEY, ((4,), (4,)))
+    whole, parts = (fmlp.predict(net, params, (x, x), batch_size=b) for b in (9, 4))
+    assert [y.shape for y in parts] == [(9, 2), (9, 3)]
+    for a, b in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)  # float32, four terms
+
+
+# ------------------------------------------------------------------------------------- BatchNorm
+
+
+def test_the_result_is_calibrated_on_the_training_data():
+    x, y = classes(1500)  # two batches of calibration
+    for result in (fit_classes(data=(x, y)), fit_classes(data=(x, y), validation=classes(9), early_stopping=best())):
+        assert_same_bits(result.params, fmlp.calibrate(CLASSIFIER, result.params, x))
+        assert result.params["batch_norm_1"]["count"] == 1500
+    h = np.float64(x) @ result.params["dense_0"]["w"] + result.params["dense_0"]["b"]
+    np.testing.assert_allclose(result.params["batch_norm_1"]["mean"], h.mean(0), rtol=1e-4, atol=1e-5)  # float32
+    np.testing.assert_allclose(result.params["batch_norm_1"]["var"], h.var(0), rtol=1e-4)
+
+
+def test_calibration_needs_no_key_has_no_noise_and_is_idempotent():
+    net = serial(Dropout(0.9), BatchNorm(), Dropout(0.5), Dense(3), BatchNorm())
+    x, _ = classes()
+    params = fmlp.calibrate(net, params_of(net), x)
+    np.testing.assert_allclose(params["batch_norm_1"]["mean"], x.mean(0), rtol=1e-5, atol=1e-6)
+    assert_same_bits(fmlp.calibrate(net, params, x), params)
+    in_parts = fmlp.calibrate(net, params, x, batch_size=7)["batch_norm_1"]
+    np.testing.assert_allclose(in_parts["var"], x.var(0), rtol=1e-5)  # between the parts as well as within
+    assert_same_bits(fmlp.calibrate(MLP, params_of(MLP), x), params_of(MLP))
+
+
+def test_a_layer_of_a_users_own_that_insists_on_a_key_can_be_trained():
+    @fmlp.differentiable
+    def noise(params, x, *, train=False, key=None):
+        if train:
+            x = x + random.generator(random.fold_in(key, 0)).normal(size=x.shape).astype(x.dtype)
+        return x, lambda dy: ({}, dy)
+
+    net = serial(Layer(lambda key, shape: (shape, {}), noise), Dense(3), BatchNorm())
+    result = fit(net, classes(), loss=losses.cross_entropy, validation=classes(9))
+    assert_same_bits(result.params, fmlp.calibrate(net, result.params, classes()[0]))
+
+
+# --------------------------------------------------------------------------------- early stopping
+
+
+def best(**settings):
+    return EarlyStopping("val_loss", restore_best=True, **settings)
+
+
+def reference(scores, mode, patience, min_delta, start):
+    """Return the last epoch and the best one, as Keras counts them; the best is None before `start`."""
+    record, best, wait = inf, None, 0
+    for epoch, score in enumerate(scores):
+        if epoch < start:
+            continue
+        cost = score if mode == "min" else -score
+        if best is None or cost < record - min_delta:
+            record, best, wait = inf if isnan(cost) else cost, epoch, 0
+        else:
+            wait += 1
+            if wait >= patience:
+                return epoch, best
+    return len(scores) - 1, best
+
+
+@DRAWN
+@given(
+    st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.5, 1.0, -1.0, nan, inf]), min_size=1, max_size=12),
+    st.sampled_from(["min", "max"]),
+    st.integers(1, 4),
+    st.sampled_from([0.0, 0.15]),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_early_stopping_equals_the_reference(scores, mode, patience, min_delta, start, restore):
+    stop = EarlyStopping("score", mode, patience, min_delta, restore, start)
+    last, best_epoch = reference(scores, mode, patience, min_delta, start)
+    given, seen = iter(scores), []
+    result = fit(
+        Dense(1),
+        params=params_of(Dense(1)),
+        epochs=len(scores),
+        batch_size=40,
+        metrics={"score": lambda y_true, y_pred: next(given)},
+        early_stopping=stop,
+        callbacks=[lambda epoch: seen.append(epoch.params)],
+    )
+    assert len(result.history["score"]) == last + 1
+    stopped = best_epoch is not None and last - best_epoch >= patience
+    assert result.stopped == ("early" if stopped else "done")
+    assert stop.best(scores[: last + 1]) == (best_epoch, stopped)
+    if restore and best_epoch is not None:
+        assert_same_bits(result.params, seen[best_epoch])
+    elif not stopped:
+        assert_same_bits(result.params, seen[-1])
+
+
+def test_the_best_parameters_have_the_best_score():
+    x, y = numbers(20)
+    settings = {"data": (x, y), "validation": numbers(20, seed=1), "epochs": 60, "optimizer": optim.adam(0.1)}
+    result = fit(**settings, early_stopping=best(patience=5))
+    values = result.history["val_loss"]
+    assert result.stopped == "early"
+    assert len(values) == values.index(min(values)) + 6
+    again = fmlp.evaluate(MLP, result.params, settings["validation"], loss=losses.mse)
+    assert again["loss"] == min(values)
+    last = fit(**settings, early_stopping=EarlyStopping("val_loss", patience=5))
+    assert fmlp.evaluate(MLP, last.params, settings["validation"], loss=losses.mse)["loss"] == values[-1]
+    assert last.history == result.history
+
+
+def test_patience_zero_stops_at_the_first_epoch_that_is_no_better():
+    assert EarlyStopping("loss", patience=0).best([1.0]) == (0, False)
+    assert EarlyStopping("loss", patience=0).best([1.0, 1.0]) == (0, True)
+
+
+# -------------------------------------------------------------------------------------- callbacks
+
+
+def test_on_plateau_sets_the_rate_that_the_plateau_says():
+    plateau = schedules.reduce_on_plateau(0.1, factor=0.5, patience=1)
+    scores = [1.0, 0.5, 0.6, 0.6, 0.6, 0.6, 0.4]
+    given, state, expected = iter(scores), plateau.init(), []
+    for score in scores:
+        expected.append(state.learning_rate)
+        state = plateau.update(score, state)
+    result = fit(
+        optimizer=optim.chain(optim.clip(1.0), optim.sgd(0.1)),
+        epochs=len(scores),
+        metrics={"score": lambda y_true, y_pred: next(given)},
+        callbacks=[fmlp.on_plateau("score", plateau)],
+    )
+    assert result.history["lr"] == expected == [0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.025]
+    assert optim.learning_rate(result.state) == state.learning_rate
+    with pytest.raises(ValueError, match=r"^on_plateau: expected to monitor one of loss, lr; got 'val_loss'"):
+        fit(callbacks=[fmlp.on_plateau("val_loss", plateau)])
+
+
+def test_callbacks_may_replace_params_and_state_and_stop():
+    zeros = tree.map(np.zeros_like, params_of(MLP))
+    epochs = []
+
+    def look(epoch):
+        epochs.append(epoch)
+
+    def replace(epoch):
+        state = optim.with_learning_rate(epoch.state, 0.25)
+        return epoch._replace(params=zeros, state=state, stop=epoch.epoch == 1)
+
+    result = fit(epochs=5, callbacks=[look, replace, look])
+    assert [e.epoch for e in epochs] == [0, 0, 1, 1]
+    assert result.stopped == "callback"
+    assert result.params["dense_0"]["w"].any() == 0
+    assert result.history["lr"] == [0.01, 0.25]
+    assert optim.learning_rate(result.state) == 0.25
+    assert epochs[3].params is zeros
+    own = fit(callbacks=[lambda e: e._replace(history=e.history | {"mine": [1.0] * (e.epoch + 1)})]).history
+    assert own["mine"] == [1.0] * 3
+    assert len(own["loss"]) == 3
+
+
+def interrupt(*args):
+    raise KeyboardInterrupt
+
+
+def test_an_interrupt_returns_what_was_reached():
+    three = fit(epochs=3)
+    in_callback = fit(epochs=9, callbacks=[lambda e: interrupt() if e.epoch == 2 else None])
+    assert_same_bits(in_callback[:3], three[:3])
+    assert in_callback.stopped == "interrupted"
+    late = iter([0.0, 0.0])
+    in_metric = fit(epochs=9, metrics={"m": lambda y_true, y_pred: next(late, None) is None and interrupt()})
+    assert in_metric.stopped == "interrupted"
+    assert_same_bits(in_metric[:2], three[:2])  # the third epoch's steps were made, its scores were not
+    assert [len(values) for values in in_metric.history.values()] == [2] * 3
+
+
+def test_an_interrupt_within_an_epoch_keeps_its_steps_and_restores_the_best():
+    steps = count()
+
+    @fmlp.differentiable
+    def interrupted(prediction, y, *, weight=None):
+        if next(steps) == 7:
+            raise KeyboardInterrupt
+        return losses.mse.rule(prediction, y, weight=weight)
+
+    result = fit(loss=interrupted, epochs=9, batch_size=8)
+    assert result.stopped == "interrupted"
+    assert result.state.steps == 7
+    assert len(result.history["loss"]) == 1
+    one = fit(epochs=1)
+    steps = count()
+    restored = fit(loss=interrupted, epochs=9, early_stopping=EarlyStopping("loss", restore_best=True))
+    assert_same_bits(restored.params, one.params)
+    steps = count(7)
+    assert_same_bits(fit(loss=interrupted).params, params_of(MLP))
+
+
+# ---------------------------------------------------------------------------------------- weights
+
+
+def test_a_weight_of_k_is_a_row_repeated_k_times():
+    """In full batches and float64; to 1e-9, for sums in another order differ by 1e-16 a step."""
+    x, y = numbers(12)
+    repeats = np.array([0, 1, 2, 3] * 3)
+    params = params_of(MLP, dtype=np.float64)
+    settings = {"params": params, "epochs": 20, "batch_size": 100, "optimizer": optim.sgd(0.05, 0.9)}
+    weighted = fit(data=(x, y), weight=repeats, **settings)
+    repeated = fit(data=(x.repeat(repeats, 0), y.repeat(repeats)), **settings)
+    for a, b in zip(tree.leaves(weighted.params), tree.leaves(repeated.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(weighted.history["loss"], repeated.history["loss"], rtol=1e-9)
+
+
+def test_class_weights_are_row_weights_and_multiply_them():
+    x, y = classes()
+    by_class, weight = {0: 1.0, 1: 2.0, 2: 0.5, 9: 4.0}, np.linspace(0.5, 1, 60)
+    rows = np.array([by_class[label] for label in y.tolist()])
+    assert_same_bits(fit_classes(class_weight=by_class)[:3], fit_classes(weight=rows)[:3])
+    assert_same_bits(fit_classes(class_weight=by_class, weight=weight)[:3], fit_classes(weight=rows * weight)[:3])
+    balanced = 60 / (3 * np.bincount(y)[y])
+    assert_same_bits(fit_classes(class_weight="balanced")[:3], fit_classes(weight=balanced)[:3])
+    with pytest.raises(ValueError, match=r"^class_weight: no weight for the label 1"):
+        fit_classes(class_weight={0: 1.0, 2: 1.0})
+    with pytest.raises(ValueError, match=r"^class_weight: needs labels of shape \(60,\), got y of shape \(60, 3\)"):
+        fit_classes(data=(x, np.eye(3)[y]), class_weight="balanced")
+
+
+def test_weights_follow_their_rows_when_a_fraction_is_set_aside():
+    x, y = numbers()
+    weight = (y > 0).astype(float)
+    bad = np.where(weight, y, 1e6)  # rows of weight 0 must not matter
+    a, b = (fit(data=(x, target), weight=weight, validation=0.25) for target in (np.where(weight, y, 0), bad))
+    assert_same_bits(a.params, b.params)
+
+
+# ------------------------------------------------------------------------------- what is not finite
+
+
+@fmlp.differentiable
+def poisoned_rule(params, x, *, train=False, key=None):
+    return x * params["s"], lambda dy: iter([{"s": np.float32(nan) * params["s"]}, dy * params["s"]])
+
+
+POISONED = Layer(lambda key, shape: (shape, {"s": np.ones(shape, np.float32)}), poisoned_rule)
+
+
+def nan_at(step):
+    steps = count()
+
+    @fmlp.differentiable
+    def loss(prediction, y, *, weight=None):
+        value, pullback = losses.mse.rule(prediction, y, weight=weight)
+        return (np.float32(nan) if next(steps) == step else value), pullback
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss": nan_at(0)}, "^epoch 0, step 0: the loss is nan though all parameters are finite"),
+        ({"loss": nan_at(7)}, "^epoch 1, step 2: the loss is nan though all parameters are finite"),
+        ({"optimizer": optim.sgd(1e39)}, r"^epoch 0, step 0: the update made dense_\d/\w infinite; .*learning rate"),
+        ({"optimizer": optim.sgd(1e25)}, r"^epoch 0, step [0-4]: the .* learning rate|^epoch 0, step \d: the loss is"),
+        ({"net": serial(Dense(3), POISONED, Dense(1))}, "^epoch 0, step 0: the gradient of poisoned_rule_1/s is not"),
+        (
+            {"net": serial(Dense(3), POISONED, Dense(1)), "batch_size": 40},  # found when the epoch ends
+            "^epoch 0, step 0: the gradient of poisoned_rule_1/s is not finite",
+        ),
+    ],
+)
+def test_what_is_not_finite_is_named_and_the_last_good_parameters_are_kept(settings, message):
+    with np.errstate(all="ignore"), pytest.raises(NonFiniteError, match=message) as error:
+        fit(**settings)
+    assert all(np.isfinite(leaf).all() for leaf in tree.leaves(error.value.params))
+    start = params_of(settings.get("net", MLP))
+    if "step 0: the gradient" in str(error.value) or "step 0: the update" in str(error.value):
+        assert_same_bits(error.value.params, start)
+
+
+def test_the_last_good_parameters_are_those_before_the_bad_gradient():
+    def bad_at(step, worse):
+        steps = count()
+
+        @fmlp.differentiable
+        def loss(prediction, y, *, weight=None):
+            value, pullback = losses.mse.rule(prediction, y, weight=weight)
+            return (value, pullback) if next(steps) != step else worse(value, pullback)
+
+        return loss
+
+    reached = fit(loss=bad_at(3, interrupt)).params
+    bad = bad_at(3, lambda value, pullback: (value, lambda dy: pullback(np.float32(nan))))
+    with np.errstate(all="ignore"), pytest.raises(NonFiniteError, match=r"^epoch 0, step 3: the gradient of") as error:
+        fit(loss=bad)
+    assert_same_bits(error.value.params, reached)
+
+
+# -------------------------------------------------------------------------------------- progress
+
+
+def test_the_bar_shows_epoch_loss_and_scores_or_nothing(capsys):
+    fit(progress=True, metrics={"r2": metrics.r2}, validation=0.2)
+    out, err = capsys.readouterr()
+    assert out == ""
+    for text in ("epoch 3/3", "loss=", "lr=0.01", "val_r2=", "12/12"):
+        assert text in err
+    fit(progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_bar_works_for_batches_of_unknown_number(capsys):
+    x, y = numbers()
+
+    class Batches:
+        def __iter__(self):
+            return iter([(x, y), (x, y)])
+
+    fit(data=Batches(), progress=True)
+    assert "epoch 3/3" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------- errors
+
+
+@fmlp.differentiable
+def untouchable(params, x, *, train=False, key=None):
+    raise AssertionError("apply was called")
+
+
+UNTOUCHED = Layer(Dense(1).init, untouchable)
+X, Y = numbers()
+HOLED = np.where(X > 1, nan, X)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"net": Dense}, TypeError, r"^net: expected a layer, such as serial\(...\), got Dense"),
+        ({"net": None}, TypeError, "^net: expected a layer, .* got None"),
+        ({"optimizer": optim.adam}, TypeError, r"^optimizer: expected one, such as optim.adam\(\), got 'adam'"),
+        ({"loss": np.mean}, TypeError, "^objective: mean has no vjp"),
+        ({"key": 0}, TypeError, "^key: expected a key, .* got 0"),
+        ({"epochs": 0}, ValueError, "^epochs: expected a positive integer, got 0"),
+        ({"epochs": 1.5}, ValueError, "^epochs: expected a positive integer, got 1.5"),
+        ({"batch_size": 0}, ValueError, "^batch_size: expected a positive integer, got 0"),
+        ({"batch_size": True}, ValueError, "^batch_size: .* got True"),
+        ({"params": {"w": HOLED}}, ValueError, "^params: expected finite numbers, got NaN or infinity in w"),
+        ({"data": X}, TypeError, r"^data: expected batches \(x, y\) or \(x, y, weight\), got ndarray"),
+        ({"data": None}, TypeError, r"^data: expected a pair \(x, y\) of arrays or an iterable .*, got NoneType"),
+        ({"data": ((x, Y) for x in X)}, TypeError, "^data: .* can be gone through once an epoch, got generator"),
+        ({"data": (X, Y, Y)}, TypeError, r"^data: expected batches .* got ndarray"),
+        ({"data": []}, ValueError, "^data: expected at least one batch in every epoch"),
+        ({"data": (X, Y[1:])}, ValueError, r"^data: expected x and y with as many rows, .* \(40, 4\), \(39,\)"),
+        ({"data": (X[:0], Y[:0])}, ValueError, r"^data: expected at least one row, got shapes \(0, 4\), \(0,\)"),
+        ({"data": (X.tolist(), Y)}, ValueError, "^data: expected arrays .* got numbers in list of 40"),
+        ({"data": (X, 3.0)}, ValueError, "^data: expected arrays with the examples along the first axis"),
+        ({"data": (HOLED, Y)}, ValueError, r"^data: expected finite numbers, got NaN or infinity .* \(40, 4\)"),
+        ({"data": (X, np.full(40, inf))}, ValueError, r"^data: expected finite numbers, .* \(40,\)"),
+        ({"validation": (X[:, :3], Y)}, ValueError, r"^validation: expected .* \[\(4,\)\], .* got \[\(3,\)\]"),
+        ({"validation": (X, Y[1:])}, ValueError, "^validation: expected x and y with as many rows"),
+        ({"validation": (HOLED, Y)}, ValueError, "^validation: expected finite numbers"),
+        ({"validation": X}, ValueError, r"^validation: expected a pair \(x, y\) or a fraction, got ndarray"),
+        ({"validation": 1}, ValueError, "^validation: .* got int"),
+        ({"validation": 1.5}, ValueError, r"^validation: expected a fraction in \(0, 1\) or a pair .*, got 1.5"),
+        ({"validation": 0.0}, ValueError, r"^validation: expected a fraction in \(0, 1\) .* got 0.0"),
+        ({"validation": 0.001}, ValueError, "^validation: 0.001 of 40 rows leaves one side empty"),
+        ({"validation": 0.5, "data": [(X, Y)]}, ValueError, "^validation: a fraction needs data that are a pair"),
+        ({"weight": np.ones(39)}, ValueError, r"^weight: expected shape \(40,\), one per row, got \(39,\)"),
+        ({"weight": np.ones(41), "validation": 0.5}, ValueError, r"^weight: expected shape \(40,\), .* got \(41,\)"),
+        ({"weight": np.ones(39), "validation": 0.5}, ValueError, r"^weight: expected shape \(40,\), .* got \(39,\)"),
+        ({"weight": -np.ones(40)}, ValueError, "^weight: expected finite numbers of at least 0, .* got -1.0 to -1.0"),
+        ({"weight": np.zeros(40)}, ValueError, "^weight: .* not all 0, got 0.0 to 0.0"),
+        ({"weight": np.full(40, nan)}, ValueError, "^weight: expected finite .* got nan"),
+        ({"weight": np.ones(40), "data": [(X, Y)]}, ValueError, "^weight: batches bring their own"),
+        ({"class_weight": "balance"}, TypeError, "^class_weight: expected a dict .* or 'balanced', got 'balance'"),
+        ({"class_weight": [1.0]}, TypeError, r"^class_weight: expected a dict .* got \[1.0\]"),
+        ({"class_weight": dict.fromkeys(Y.tolist(), -1)}, ValueError, "^class_weight: expected finite .* got -1"),
+        ({"metrics": {"f": 1}}, TypeError, "^metrics: expected a dict of functions"),
+        ({"metrics": {"loss": metrics.r2}}, ValueError, "^metrics: the name 'loss' is taken"),
+        ({"metrics": {"val_r2": metrics.r2}}, ValueError, "^metrics: the name 'val_r2' is taken"),
+        ({"callbacks": print}, TypeError, "^callbacks: expected a list of functions"),
+        ({"callbacks": [None]}, TypeError, r"^callbacks: .* got \[None\]"),
+        ({"early_stopping": 5}, TypeError, "^early_stopping: expected an EarlyStopping, got 5"),
+        (
+            {"early_stopping": EarlyStopping("val_loss"), "metrics": {"r2": metrics.r2}},
+            ValueError,
+            "^early_stopping: expected to monitor one of loss, r2; got 'val_loss'",
+        ),
+        (
+            {"early_stopping": EarlyStopping("accuracy"), "validation": 0.5},
+            ValueError,
+            "^early_stopping: expected to monitor one of loss, val_loss; got 'accuracy'",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_any_work(settings, error, message, capsys):
+    given = {"net": UNTOUCHED, "params": params_of(Dense(1)), "progress": True} | settings
+    with pytest.raises(error, match=message):
+        fit(**given)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: EarlyStopping("loss", mode="low"), ValueError, "^mode: expected 'min' or 'max', got 'low'"),
+        (lambda: EarlyStopping("loss", patience=-1), ValueError, "^patience: .* at least 0, got -1"),
+        (lambda: EarlyStopping("loss", patience=1.5), ValueError, "^patience: expected an integer .* got 1.5"),
+        (lambda: EarlyStopping("loss", min_delta=nan), ValueError, "^min_delta: .* got nan"),
+        (lambda: EarlyStopping("loss", start_from_epoch=0.5), ValueError, "^start_from_epoch: .* got 0.5"),
+        (lambda: fmlp.predict(MLP, params_of(MLP), X, batch_size=0), ValueError, "^batch_size: .* got 0"),
+        (lambda: fmlp.predict(MLP, params_of(MLP), [1.0, 2.0]), TypeError, r"^x: expected an array.* got \[1.0, 2.0\]"),
+        (lambda: fmlp.predict(MLP, params_of(MLP), ()), TypeError, r"^x: expected an array.* got \(\)"),
+        (lambda: fmlp.calibrate(MLP, params_of(MLP), X, batch_size=0), ValueError, "^batch_size: .* got 0"),
+        (lambda: fmlp.evaluate(MLP, params_of(MLP), X), TypeError, r"^data: expected a pair .* got ndarray"),
+        (
+            lambda: fmlp.evaluate(MLP, params_of(MLP), (X, Y[1:]), loss=losses.mse),
+            ValueError,
+            r"^y: expected the shape of the prediction, \(40, 1\), got \(39,\)",
+        ),
+        (
+            lambda: fmlp.evaluate(CLASSIFIER, params_of(CLASSIFIER), classes(), loss=losses.cross_entropy),
+            ValueError,
+            "^batch_norm_1/mean: never computed; call params = fmlp.calibrate",
+        ),
+    ],
+)
+def test_the_relatives_refuse_as_well(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
