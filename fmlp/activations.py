@@ -41,12 +41,8 @@ def elementwise(formula: Callable[..., Entry]) -> Differentiable[..., Array]:
     def rule(x: Any, *args: Any, **kwargs: Any) -> tuple[Array, Pullback]:
         settings = {name: _plain(value) for name, value in kwargs.items()}
         y, derivative = formula(floating(x), *map(_plain, args), **settings)
-
-        def pullback(dy: Array) -> Iterator[Array | None]:
-            yield dy * derivative()
-            yield from (None for _ in args)
-
-        return y, pullback
+        constants = (None,) * len(args)
+        return y, lambda dy: (dy * derivative(), *constants)
 
     return Differentiable(rule)
 

@@ -77,7 +77,7 @@ def Dense(
             rows = _rows(dy)
             d = {"w": _rows(x).T @ rows}
             if bias:
-                d["b"] = rows.sum(0)
+                d["b"] = np.ones(len(rows), rows.dtype) @ rows  # several times faster than rows.sum(0)
             yield d
             yield dy @ w.T
 
@@ -245,7 +245,8 @@ def Dropout(rate: float) -> Layer:
         if key is None:
             raise ValueError("key: dropout needs a key when train=True, as random.key(seed) makes it; got None")
         x = activations.floating(x)
-        mask = random.bernoulli(key, keep, x.shape) * x.dtype.type(1 / keep)
+        mask = random.bernoulli(key, keep, x.shape).astype(x.dtype)
+        mask *= 1 / keep
         return x * mask, lambda dy: ({}, dy * mask)
 
     return Layer(_same_shape, dropout)
@@ -277,12 +278,7 @@ def Activation(f: Callable[..., Any], **settings: Any) -> Layer:
 
     def activation(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
         y, pullback = rule(x, **settings)
-
-        def with_params(dy: Any) -> Iterator[Any]:
-            yield {}
-            yield from pullback(dy)
-
-        return y, with_params
+        return y, lambda dy: ({}, *pullback(dy))
 
     activation.__name__ = getattr(f, "__name__", "activation")
     return Layer(_same_shape, Differentiable(activation))
@@ -417,6 +413,7 @@ def residual(*layers: Layer) -> Layer:
 
     Raises ValueError at init when f changes the shape. He, Zhang, Ren and Sun 2016, arXiv 1512.03385.
     """
+    children = _named("residual", layers)
     inner = serial(*layers)
     rule = rule_of(inner.apply)
 
@@ -436,7 +433,7 @@ def residual(*layers: Layer) -> Layer:
 
         return y + np.asarray(x, y.dtype), pullback
 
-    return Layer(init, _combinator(residual, _named("residual", layers)))
+    return Layer(init, _combinator(residual, children))
 
 
 def fan_out(n: int) -> Layer:

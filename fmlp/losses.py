@@ -177,22 +177,22 @@ def _mean(values: Array, weight: Any, derivative: Callable[[], Array]) -> tuple[
         raise ValueError(f"prediction: expected at least one row, got shape {values.shape}")
     n = len(values)
     if weight is None:
-        share = np.full(1, 1 / values.size, values.dtype)
-    else:
-        w = np.asarray(weight, values.dtype)
-        if w.shape != (n,):
-            raise ValueError(f"weight: expected shape ({n},), one per row, got {w.shape}")
-        share = w / (float(w.sum()) * (values.size // n) or 1.0)
+        share = 1 / values.size
+        return values.sum() * share, lambda dy: (derivative() * (dy * share), None)
+    w = np.asarray(weight, values.dtype)
+    if w.shape != (n,):
+        raise ValueError(f"weight: expected shape ({n},), one per row, got {w.shape}")
+    shares = w / (float(w.sum()) * (values.size // n) or 1.0)
 
-    def column(ndim: int) -> Array:
-        return share.reshape(-1, *[1] * (ndim - 1))
+    def of_rows(a: Array) -> Array:
+        return shares.reshape(n, *[1] * (a.ndim - 1))
 
     def pullback(dy: Any) -> Iterator[Array | None]:
         d = derivative()
-        yield d * (dy * column(d.ndim))
+        yield d * (dy * of_rows(d))
         yield None
 
-    return (values * column(values.ndim)).sum(), pullback
+    return (values * of_rows(values)).sum(), pullback
 
 
 def _residual(prediction: Array, y: Any) -> Array:

@@ -20,6 +20,8 @@ Key: TypeAlias = npt.NDArray[np.uint64]
 __all__ = ["Key", "bernoulli", "fold_in", "generator", "key", "split"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_SHIFTS = tuple(np.array([30, 27, 31], np.uint64))
+_FACTORS = tuple(np.array([0xBF58476D1CE4E5B9, 0x94D049BB133111EB], np.uint64))
 _FOLD = np.array([0x3C6EF372FE94F82B, 0xA54FF53A5F1D36F1, 0x510E527FADE682D1], np.uint64)
 
 
@@ -104,9 +106,10 @@ class _Words(ISeedSequence):
 
 
 def _mix(z: Key) -> Key:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    z = (z ^ z >> _SHIFTS[0]) * _FACTORS[0]
+    z = (z ^ z >> _SHIFTS[1]) * _FACTORS[1]
+    mixed: Key = z ^ z >> _SHIFTS[2]
+    return mixed
 
 
 def _check(key: Key) -> None:

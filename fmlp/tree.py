@@ -8,7 +8,6 @@ sorted key, sequences by position, as in JAX, so that two equal trees line up ho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,16 @@ def map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
         for other in rest:
             if not isinstance(other, dict) or other.keys() != tree.keys():
                 raise _mismatch(tree, other)
-        return {k: _at(k, f, v, *[other[k] for other in rest]) for k, v in tree.items()}
+        mapped = {}
+        for key, child in tree.items():
+            children = [child, *[other[key] for other in rest]]
+            if [type(c) for c in children].count(np.ndarray) == len(
+                children
+            ):  # leaves, as nearly always: spares a call
+                mapped[key] = f(*children)
+            else:
+                mapped[key] = _at(key, f, *children)
+        return mapped
     if isinstance(tree, (list, tuple)):
         for other in rest:
             if type(other) is not type(tree) or len(other) != len(tree):
@@ -84,23 +92,19 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
            [2., 2.]])
     """
     arrays = [np.asarray(leaf) for leaf in leaves(tree)]
-    shapes = [a.shape for a in arrays]
-    (vector,) = aligned(
-        1, sum(a.size for a in arrays), np.result_type(*{a.dtype for a in arrays} or {np.dtype(np.float32)})
-    )
+    dtypes = {a.dtype for a in arrays} or {np.dtype(np.float32)}
+    (vector,) = aligned(1, sum(a.size for a in arrays), np.result_type(*dtypes))
     if arrays:
         np.concatenate(arrays, axis=None, out=vector)
-    whole = vector.shape
+    whole, parts = vector.shape, [(a.size, a.shape) for a in arrays]
 
     def unravel(vector: Array) -> Tree:
         if vector.shape != whole:
             raise ValueError(f"unravel: expected a vector of shape {whole}, got {vector.shape}")
-        start = 0
-        pieces = []
-        for shape in shapes:
-            stop = start + prod(shape)
-            pieces.append(vector[start:stop].reshape(shape))
-            start = stop
+        start, pieces = 0, []
+        for size, shape in parts:
+            pieces.append(vector[start : start + size].reshape(shape))
+            start += size
         return unflatten(tree, pieces)
 
     return vector, unravel
@@ -163,7 +167,11 @@ def size(tree: Tree) -> int:
 def _collect(tree: Tree, found: list[Any]) -> None:
     if isinstance(tree, dict):
         for key in sorted(tree):
-            _collect(tree[key], found)
+            child = tree[key]
+            if type(child) is np.ndarray:  # spares a call
+                found.append(child)
+            else:
+                _collect(child, found)
     elif isinstance(tree, (list, tuple)):
         for child in tree:
             _collect(child, found)
@@ -190,8 +198,11 @@ def _paths(tree: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 def _fill(tree: Tree, values: Iterator[Any]) -> Tree:
     """Rebuild `tree` with its leaves taken in turn from `values`."""
     if isinstance(tree, dict):
-        filled = {key: _fill(tree[key], values) for key in sorted(tree)}
-        return {key: filled[key] for key in tree}
+        filled = dict(tree)  # keeps the order of the keys
+        for key in sorted(tree):
+            child = tree[key]
+            filled[key] = next(values) if type(child) is np.ndarray else _fill(child, values)
+        return filled
     if isinstance(tree, (list, tuple)):
         return _rebuild(tree, [_fill(child, values) for child in tree])
     return None if tree is None else next(values)

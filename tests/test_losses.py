@@ -1,0 +1,228 @@
+"""Losses: known values, PyTorch's values and derivatives, weights, extremes and wrong use."""
+
+import functools
+from math import log
+
+import numpy as np
+import pytest
+from derivatives import CASES
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fmlp import grad, losses, value_and_grad
+
+ALL = [losses.mse, losses.mae, losses.huber, losses.binary_cross_entropy, losses.cross_entropy]
+REGRESSION = ALL[:3]
+every_loss = pytest.mark.parametrize("loss", ALL, ids=lambda loss: loss.__name__)
+
+
+def example(loss, n=3):
+    """Return a prediction and data that fit the loss, of n rows and two columns."""
+    prediction = np.array([[0.5, -1.0], [2.0, 0.25], [-3.0, 1.5]])[:n]
+    return prediction, np.array([1, 0, 1])[:n] if loss is losses.cross_entropy else np.array([[0, 1], [1, 1], [0, 0]])[
+        :n
+    ]
+
+
+def test_all_are_here():
+    assert {name for name, value in vars(losses).items() if isinstance(value, losses.Loss)} == {f.__name__ for f in ALL}
+
+
+@pytest.mark.parametrize(
+    ("loss", "settings", "prediction", "y", "value", "gradient"),
+    [
+        (losses.mse, {}, [1.0, 2.0], [1, 4], 2, [0, -2]),
+        (losses.mse, {}, [[1.0, 2.0]], [[1, 4]], 2, [[0, -2]]),
+        (losses.mse, {"weight": [3, 1]}, [1.0, 2.0], [1, 4], 1, [0, -1]),
+        (losses.mae, {}, [1.0, 2.0, 5.0], [1, 4, 4], 1, [0, -1 / 3, 1 / 3]),
+        (losses.huber, {}, [0.5, 3.0], [0, 0], (0.125 + 2.5) / 2, [0.25, 0.5]),
+        (losses.huber, {"delta": 2.0}, [0.5, -3.0], [0, 0], (0.125 + 4) / 2, [0.25, -1]),
+        (losses.huber, {"delta": 2.0}, [2.0, -2.0], [0, 0], 2, [1, -1]),
+        (losses.binary_cross_entropy, {}, [0.0, log(3)], [1, 0], (log(2) + log(4)) / 2, [-1 / 4, 3 / 8]),
+        (losses.binary_cross_entropy, {}, [log(3)], [0.75], log(4) - 0.75 * log(3), [0]),
+        (
+            losses.cross_entropy,
+            {},
+            [[0.0, log(3)], [0.0, 0.0]],
+            [0, 1],
+            1.5 * log(2),
+            [[-3 / 8, 3 / 8], [1 / 4, -1 / 4]],
+        ),
+        (losses.cross_entropy, {}, [[0.0, log(3)]], [[0.25, 0.75]], log(4) - 0.75 * log(3), [[0, 0]]),
+        (losses.cross_entropy, {"label_smoothing": 0.5}, [[0.0, log(3)]], [1], log(4) - 0.75 * log(3), [[0, 0]]),
+        (losses.cross_entropy, {"weight": [0, 2]}, [[0.0, 9.0], [0.0, 0.0]], [0, 1], log(2), [[0, 0], [0.5, -0.5]]),
+        (losses.cross_entropy, {}, [[7.0]], [0], 0, [[0]]),
+    ],
+)
+def test_known_values(loss, settings, prediction, y, value, gradient):
+    result, derivative = value_and_grad(loss)(np.array(prediction), np.array(y), **settings)
+    assert result == pytest.approx(value, rel=1e-15, abs=1e-15)
+    np.testing.assert_allclose(derivative, gradient, rtol=1e-14, atol=1e-15)
+    assert np.shape(result) == ()
+
+
+def in_torch(torch, loss, prediction, y, weight=None, **settings):
+    """Return PyTorch's loss, averaged over rows with the weight, and its derivative."""
+    f = torch.nn.functional
+    p, y = torch.tensor(prediction, requires_grad=True), torch.tensor(y)
+    if loss is losses.cross_entropy:
+        rows = f.cross_entropy(p, y if y.ndim == 1 else y.double(), reduction="none", **settings)
+    else:
+        name = {"mse": "mse_loss", "mae": "l1_loss", "huber": "huber_loss"}.get(
+            loss.__name__, "binary_cross_entropy_with_logits"
+        )
+        rows = getattr(f, name)(p, y.double(), reduction="none", **settings).reshape(len(p), -1).mean(1)
+    w = torch.ones(len(p)) if weight is None else torch.tensor(weight)
+    value = (w * rows).sum() / (w.sum() or 1)
+    value.backward()
+    return value.item(), p.grad.numpy()
+
+
+@every_loss
+@given(data=st.data())
+def test_equals_pytorch(loss, data):
+    torch = pytest.importorskip("torch")
+    f, args, kwargs, _ = data.draw(CASES[f"losses.{loss.__name__}"])
+    value, gradient = value_and_grad(f)(*args, **kwargs)
+    expected, derivative = in_torch(torch, loss, *args, **kwargs)
+    assert value == pytest.approx(expected, rel=1e-13, abs=1e-15)
+    np.testing.assert_allclose(gradient, derivative, rtol=1e-12, atol=1e-15)
+
+
+def test_derivative_at_the_kinks_equals_pytorch():
+    torch = pytest.importorskip("torch")
+    p, y = np.array([0.0, 1.0, -1.0]), np.zeros(3)
+    for loss in REGRESSION:
+        np.testing.assert_array_equal(grad(loss)(p, y), in_torch(torch, loss, p, y)[1])
+
+
+# ----------------------------------------------------------------------------------------- weights
+
+
+@every_loss
+@given(weight=st.lists(st.integers(0, 3), min_size=3, max_size=3).filter(any))
+def test_a_weight_counts_like_that_many_rows(loss, weight):
+    prediction, y = example(loss)
+    value, gradient = value_and_grad(loss)(prediction, y, weight=np.array(weight))
+    repeated, of_repeated = value_and_grad(loss)(np.repeat(prediction, weight, 0), np.repeat(y, weight, 0))
+    assert value == pytest.approx(repeated, rel=1e-14)
+    np.testing.assert_allclose(np.repeat(gradient, weight, 0).sum(0), (of_repeated * counts(weight)).sum(0), atol=1e-15)
+
+
+def counts(weight):
+    """Return how often each of the repeated rows is there, as a column."""
+    return np.repeat(weight, weight).reshape(-1, 1)
+
+
+@every_loss
+def test_weights_that_are_all_zero_give_zero(loss):
+    value, gradient = value_and_grad(loss)(*example(loss), weight=np.zeros(3))
+    assert value == 0
+    assert not gradient.any()
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("weight", [None, [1, 2, 3], np.array([1.0, 0.5, 2.0])])
+def test_the_dtype_is_the_predictions(loss, dtype, weight):
+    prediction, y = example(loss)
+    for data in (y, y.astype(np.uint64), y.astype(np.float64) if y.ndim > 1 else y.astype(np.int8)):
+        value, gradient = value_and_grad(loss)(prediction.astype(dtype), data, weight=weight)
+        assert (value.dtype, gradient.dtype, gradient.shape) == (dtype, dtype, prediction.shape)
+
+
+def test_a_numpy_number_as_a_setting_upcasts_nothing():
+    for loss, settings in ((losses.huber, {"delta": 0.5}), (losses.cross_entropy, {"label_smoothing": 0.5})):
+        prediction, y = example(loss)
+        settings = {name: np.float64(value) for name, value in settings.items()}
+        value, gradient = value_and_grad(loss)(prediction.astype(np.float32), y, **settings)
+        assert (value.dtype, gradient.dtype) == (np.float32, np.float32)
+
+
+@every_loss
+def test_lists_and_integers_are_read_as_float64(loss):
+    prediction, y = [[1, 2], [3, -1]], [0, 1] if loss is losses.cross_entropy else [[0.5, 1], [0, 0.25]]
+    expected = loss(np.array(prediction, np.float64), np.array(y))
+    assert loss(prediction, y) == loss(np.array(prediction), y) == expected
+
+
+@pytest.mark.parametrize("loss", [*REGRESSION, losses.binary_cross_entropy])
+def test_a_column_is_a_vector(loss):
+    p, y = np.array([0.5, -2.0, 3.0]), np.array([1, 0, 1])
+    column = np.newaxis
+    assert loss(p, y) == loss(p[:, column], y) == loss(p, y[:, column]) == loss(p[:, column], y[:, column])
+    assert grad(loss)(p[:, column], y).shape == (3, 1)
+
+
+# ---------------------------------------------------------------------------------------- extremes
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cross_entropies_survive_extreme_logits(dtype):
+    largest = np.finfo(dtype).max / 2  # so that differences are finite
+    z = np.array([[0.0, 0], [1000, 0], [-1e30, 1e30], [largest, 0], [-largest, largest], [largest, largest]], dtype)
+    for y in (np.argmax(z, 1), np.eye(2, dtype=dtype)[np.argmax(z, 1)]):
+        value, gradient = value_and_grad(losses.cross_entropy)(z, y)
+        assert value == pytest.approx(2 * log(2) / 6, rel=1e-6)
+        assert np.isfinite(gradient).all()
+    value, gradient = value_and_grad(losses.binary_cross_entropy)(z, z > 0)
+    assert value == pytest.approx(4 * log(2) / 12, rel=1e-6)
+    assert np.isfinite(gradient).all()
+
+
+def test_cross_entropy_is_unmoved_by_a_shift_of_the_logits():
+    z, y = example(losses.cross_entropy)
+    assert losses.cross_entropy(z + 2.0**20, y) == pytest.approx(losses.cross_entropy(z, y), rel=1e-9)
+    np.testing.assert_allclose(grad(losses.cross_entropy)(z, y).sum(1), 0, atol=1e-16)
+
+
+# ------------------------------------------------------------------------------------- predictions
+
+
+def test_how_a_prediction_is_read_off():
+    output = np.array([[0.5, 2.0], [1.0, -1.0]])
+    np.testing.assert_array_equal(losses.cross_entropy.predict(output), [1, 0])
+    np.testing.assert_array_equal(losses.binary_cross_entropy.predict(output), [[1, 1], [1, 0]])
+    assert losses.mse.predict(output) is output
+    smooth = functools.partial(losses.cross_entropy, label_smoothing=0.1)
+    assert losses.prediction_of(functools.partial(smooth, weight=None)) is losses.argmax
+    assert losses.prediction_of(lambda prediction, y: 0.0) is losses.as_is
+
+
+# --------------------------------------------------------------------------------------- wrong use
+
+LOGITS = np.zeros((3, 2))
+wrong = [
+    (losses.mse, (LOGITS, np.zeros(3)), {}, r"y: expected the shape of the prediction, \(3, 2\), got \(3,\)"),
+    (losses.mse, (np.zeros(3), LOGITS), {}, r"y: expected the shape of the prediction, \(3,\), got \(3, 2\)"),
+    (losses.mae, (np.zeros(3), np.zeros(2)), {}, r"y: expected .* \(3,\), got \(2,\)"),
+    (losses.mae, (np.zeros((3, 1)), np.zeros((1, 3))), {}, r"y: expected .* \(3, 1\), got \(1, 3\)"),
+    (losses.huber, (np.zeros(3), np.zeros(())), {}, r"y: expected .* \(3,\), got \(\)"),
+    (losses.huber, (np.zeros(3), np.zeros(3)), {"delta": 0.0}, "delta: expected a positive number, got 0.0"),
+    (losses.mse, (np.zeros(3), ["a", "b", "c"]), {}, "y: expected numbers, got dtype <U1"),
+    (losses.mse, (["a"], [1]), {}, "x: expected numbers, got dtype <U1"),
+    (losses.mse, (np.float64(1), 1.0), {}, r"prediction: expected at least one row, got shape \(\)"),
+    (losses.mse, (LOGITS, LOGITS), {"weight": [1, 2]}, r"weight: expected shape \(3,\), one per row, got \(2,\)"),
+    (losses.mse, (LOGITS, LOGITS), {"weight": np.ones((3, 1))}, r"weight: expected shape \(3,\), .* got \(3, 1\)"),
+    (losses.binary_cross_entropy, (np.zeros(2), [0, 2]), {}, "y: expected labels 0 and 1, .* values from 0.* to 2"),
+    (losses.binary_cross_entropy, (np.zeros(2), [-1, 1]), {}, "y: expected labels 0 and 1, .* from -1.* to 1"),
+    (losses.binary_cross_entropy, (np.zeros(2), [np.nan, 1]), {}, "y: expected labels 0 and 1"),
+    (losses.cross_entropy, (np.zeros(3), [0, 1, 0]), {}, r"logits: expected shape \(batch, classes\), got \(3,\)"),
+    (losses.cross_entropy, (np.zeros((3, 0)), [0, 1, 0]), {}, r"logits: expected shape \(batch, classes\)"),
+    (losses.cross_entropy, (LOGITS, [0, 1, 2]), {}, "y: expected labels from 0 to 1, got values from 0 to 2"),
+    (losses.cross_entropy, (LOGITS, [0, -1, 1]), {}, "y: expected labels from 0 to 1, got values from -1 to 1"),
+    (losses.cross_entropy, (LOGITS, [0.0, 1.0, 0.5]), {}, "y: expected integer labels .* got float64"),
+    (losses.cross_entropy, (LOGITS, [True, False, True]), {}, "y: expected integer labels .* got bool"),
+    (losses.cross_entropy, (LOGITS, [0, 1]), {}, "y: expected 3 labels, one per row of the logits, got 2"),
+    (losses.cross_entropy, (LOGITS, [[0], [1], [1]]), {}, r"y: expected labels of shape \(3,\) or .* got \(3, 1\)"),
+    (losses.cross_entropy, (LOGITS, np.ones((3, 2))), {}, "y: expected rows of probabilities"),
+    (losses.cross_entropy, (LOGITS, [[2.0, -1.0]] * 3), {}, "y: expected rows of probabilities"),
+    (losses.cross_entropy, (LOGITS, [0, 1, 0]), {"label_smoothing": 1.5}, r"label_smoothing: .* in \[0, 1\], got 1.5"),
+    *[(f, (LOGITS[:0], LOGITS[:0]), {}, r"prediction: expected at least one row") for f in ALL],
+]
+
+
+@pytest.mark.parametrize(("loss", "args", "kwargs", "message"), wrong)
+def test_wrong_use(loss, args, kwargs, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        loss(*args, **kwargs)
