@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
@@ -43,8 +44,8 @@ class Differentiable(Generic[P, Y]):
     """
 
     __name__: str
-    children: tuple[tuple[str, Any], ...] = ()
-    """For the `apply` of a combinator, its layers and their names."""
+    children: Mapping[str, Any] = MappingProxyType({})
+    """For the `apply` of a combinator, its layers by name."""
 
     def __init__(self, rule: Callable[P, tuple[Y, Pullback]]) -> None:
         functools.update_wrapper(self, rule)

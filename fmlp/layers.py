@@ -331,7 +331,7 @@ def serial(*layers: Layer) -> Layer:
 
     def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
         params = {}
-        for (name, layer), k in zip(children, random.split(key, len(children)), strict=True):
+        for (name, layer), k in zip(children.items(), random.split(key, len(children)), strict=True):
             try:
                 shape, params[name] = layer.init(k, shape)
             except (TypeError, ValueError) as error:
@@ -342,7 +342,7 @@ def serial(*layers: Layer) -> Layer:
         _check_children(params, children)
         x = _in_dtype_of(params, x)
         pullbacks = []
-        for (name, layer), k in zip(children, _keys(key, train, children), strict=True):
+        for (name, layer), k in zip(children.items(), _keys(key, train, len(children)), strict=True):
             try:
                 x, pullback = rule_of(layer.apply)(params.get(name, {}), x, train=train, key=k)
             except (KeyError, TypeError, ValueError) as error:
@@ -352,8 +352,8 @@ def serial(*layers: Layer) -> Layer:
         def chain_rule(dy: Any) -> Iterator[Any]:
             grads = {}
             cotangents = iter([dy])
-            first = next((i for i, (name, _) in enumerate(children) if name in params), len(children))
-            for (name, _), pullback in reversed([*zip(children, pullbacks, strict=True)][first:]):
+            first = next((i for i, name in enumerate(children) if name in params), len(children))
+            for name, pullback in reversed([*zip(children, pullbacks, strict=True)][first:]):
                 cotangents = iter(pullback(next(cotangents)))
                 grads[name] = next(cotangents)
             yield {name: grads[name] for name in params}
@@ -377,7 +377,7 @@ def parallel(*layers: Layer) -> Layer:
     def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
         _check_count("shape", shape, len(children))
         shapes, params = [], {}
-        for (name, layer), k, s in zip(children, random.split(key, len(children)), shape, strict=True):
+        for (name, layer), k, s in zip(children.items(), random.split(key, len(children)), shape, strict=True):
             try:
                 out, params[name] = layer.init(k, s)
             except (TypeError, ValueError) as error:
@@ -389,7 +389,7 @@ def parallel(*layers: Layer) -> Layer:
         _check_children(params, children)
         _check_count("x", x, len(children))
         ys, pullbacks = [], []
-        for (name, layer), k, xi in zip(children, _keys(key, train, children), x, strict=True):
+        for (name, layer), k, xi in zip(children.items(), _keys(key, train, len(children)), x, strict=True):
             try:
                 y, pullback = rule_of(layer.apply)(params.get(name, {}), xi, train=train, key=k)
             except (KeyError, TypeError, ValueError) as error:
@@ -399,7 +399,7 @@ def parallel(*layers: Layer) -> Layer:
 
         def side_by_side(dy: Any) -> Iterator[Any]:
             cotangents = [iter(pullback(d)) for pullback, d in zip(pullbacks, dy, strict=True)]
-            grads = {name: next(c) for (name, _), c in zip(children, cotangents, strict=True)}
+            grads = {name: next(c) for name, c in zip(children, cotangents, strict=True)}
             yield {name: grads[name] for name in params}
             yield tuple(next(c) for c in cotangents)
 
@@ -594,8 +594,8 @@ def _width(shape: Shape) -> int:
     return int(shape[-1])
 
 
-def _named(asker: str, layers: Iterable[Layer]) -> tuple[tuple[str, Layer], ...]:
-    children = []
+def _named(asker: str, layers: Iterable[Layer]) -> dict[str, Layer]:
+    children = {}
     for i, layer in enumerate(layers):
         if not isinstance(layer, tuple) or len(layer) != 2 or not all(callable(f) for f in layer):
             name = getattr(layer, "__name__", repr(layer))
@@ -607,31 +607,31 @@ def _named(asker: str, layers: Iterable[Layer]) -> tuple[tuple[str, Layer], ...]
                 hint = f"; call the constructor: {name}()" if callable(layer) else ""
             raise TypeError(f"{asker}: expected layers, got {name} at position {i}{hint}")
         layer = Layer(*layer)
-        children.append((f"{getattr(layer.apply, '__name__', 'layer')}_{i}", layer))
-    return tuple(children)
+        children[f"{getattr(layer.apply, '__name__', 'layer')}_{i}"] = layer
+    return children
 
 
-def _combinator(rule: Callable[..., Any], children: tuple[tuple[str, Layer], ...]) -> Differentiable[..., Any]:
+def _combinator(rule: Callable[..., Any], children: dict[str, Layer]) -> Differentiable[..., Any]:
     apply = Differentiable(rule)
     apply.children = children
     return apply
 
 
-def _keys(key: Key | None, train: Any, children: Sequence[Any]) -> Iterable[Key | None]:
+def _keys(key: Key | None, train: Any, n: int) -> Iterable[Key | None]:
     if not train or key is None:
-        return [None] * len(children)
-    return random.split(key, len(children))
+        return [None] * n
+    return random.split(key, n)
 
 
 def _with_leaves(params: dict[str, Tree]) -> dict[str, Tree]:
     return {name: child for name, child in params.items() if leaves(child)}
 
 
-def _check_children(params: Tree, children: Sequence[tuple[str, Layer]]) -> None:
+def _check_children(params: Tree, children: dict[str, Layer]) -> None:
     if not isinstance(params, dict):
         raise TypeError(f"params: expected a dict of the layers' parameters, got {type(params).__name__}")
-    if unknown := params.keys() - {name for name, _ in children}:
-        names = ", ".join(name for name, _ in children)
+    if unknown := params.keys() - children.keys():
+        names = ", ".join(children)
         raise ValueError(f"params: no layer is called {sorted(unknown)[0]}; the layers are {names}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from fmlp import random, tree
 from fmlp.layers import Layer, Shape
@@ -37,8 +36,8 @@ def _rows(name: str, layer: Layer, shape: Shape, indent: str) -> Iterator[tuple[
     out, params = layer.init(random.key(0), shape)
     yield indent + name, str(out), f"{tree.size(params):,}"
     side_by_side = getattr(layer.apply, "__name__", "") == "parallel"
-    children: tuple[tuple[str, Any], ...] = getattr(layer.apply, "children", ())
-    for i, (child_name, child) in enumerate(children):
+    children: dict[str, Layer] = getattr(layer.apply, "children", {})
+    for i, (child_name, child) in enumerate(children.items()):
         yield from _rows(child_name, child, shape[i] if side_by_side else shape, indent + "  ")
         if not side_by_side:
             shape, _ = child.init(random.key(0), shape)

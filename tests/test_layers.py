@@ -207,7 +207,7 @@ def test_serial_names_its_children_by_kind_and_position():
     assert shape == (2,)
     assert list(params) == ["dense_0", "batch_norm_1", "residual_4", "dense_5"]
     assert list(params["residual_4"]) == ["dense_0", "prelu_1"]
-    names = [name for name, _ in net.apply.children]
+    names = list(net.apply.children)
     assert names == ["dense_0", "batch_norm_1", "elu_2", "dropout_3", "residual_4", "dense_5"]
     assert dtypes(params) == {np.dtype(np.float32)}
 
@@ -231,7 +231,7 @@ def test_serial_is_associative(data):
     x = data.draw(numbers((3, 2)))
     flat = serial(*nets)
     params = data.draw(parameters(flat, (2,)))
-    child = {i: params.get(name, {}) for i, (name, _) in enumerate(flat.apply.children)}
+    child = {i: params.get(name, {}) for i, name in enumerate(flat.apply.children)}
     (a, b, c), name = nets, "{0.apply.__name__}_{1}".format
     left, right = serial(serial(a, b), c), serial(a, serial(b, c))
     of_left = {"serial_0": {name(a, 0): child[0], name(b, 1): child[1]}, name(c, 1): child[2]}
