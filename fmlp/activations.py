@@ -39,10 +39,13 @@ def elementwise(formula: Callable[..., Entry]) -> Differentiable[..., Array]:
 
     @functools.wraps(formula)
     def rule(x: Any, *args: Any, **kwargs: Any) -> tuple[Array, Pullback]:
+        x = floating(x)
+        if not (args or kwargs):
+            y, derivative = formula(x)
+            return y, lambda dy: (dy * derivative(),)
         settings = {name: _plain(value) for name, value in kwargs.items()}
-        y, derivative = formula(floating(x), *map(_plain, args), **settings)
-        constants = (None,) * len(args)
-        return y, lambda dy: (dy * derivative(), *constants)
+        y, derivative = formula(x, *map(_plain, args), **settings)
+        return y, lambda dy: (dy * derivative(), *[None for _ in args])
 
     return Differentiable(rule)
 
@@ -122,7 +125,7 @@ def elu(x: Array, alpha: float = 1.0) -> Entry:
     Clevert, Unterthiner and Hochreiter 2016, arXiv 1511.07289.
     """
     e = np.exp(np.minimum(x, 0))
-    if alpha == 1:
+    if alpha == 1:  # saves two passes
         return np.maximum(x, e - 1), lambda: e
     return np.maximum(x, 0) + alpha * (e - 1), lambda: np.where(x > 0, e, alpha * e)
 

@@ -496,16 +496,16 @@ def _adam(b1: float, b2: float, eps: float) -> Callable[..., Step]:
     # In the state are the sums Σ b₁ᵗ⁻ⁱ gᵢ and Σ b₂ᵗ⁻ⁱ gᵢ²: divided by the sums of their weights they are m̂ and v̂.
     def step(g: Array, lr: float, t: int, mu: Array, nu: Array) -> Step:
         weights_m, weights_v = ((1 - b**t) / (1 - b) for b in (b1, b2))
-        m, v, d = tree.aligned(3, g.size, g.dtype)
+        m, v = tree.aligned(2, g.size, g.dtype)
         np.multiply(mu, b1, out=m)
         m += g
         np.multiply(nu, b2, out=v)
-        v += np.multiply(g, g, out=d)
-        np.sqrt(v, out=d)
-        d += eps * sqrt(weights_v)
-        np.divide(m, d, out=d)
-        d *= -lr * sqrt(weights_v) / weights_m
-        return d, {"mu": m, "nu": v}
+        v += np.multiply(g, g, out=g)
+        update = np.sqrt(v, out=g)
+        update += eps * sqrt(weights_v)
+        np.divide(m, update, out=update)
+        update *= -lr * sqrt(weights_v) / weights_m
+        return update, {"mu": m, "nu": v}
 
     return step
 

@@ -7,13 +7,16 @@ keys, `split(key, n)` and `fold_in(key, i)`, by the mixing function of SplitMix6
 
 from __future__ import annotations
 
+import functools
+import sys
 from math import prod
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from numpy.random import SFC64, Generator, SeedSequence
-from numpy.random.bit_generator import ISeedSequence
+
+if TYPE_CHECKING:  # numpy.random is loaded when a key is made: it is a quarter of NumPy's own time to start
+    from numpy.random import SFC64, Generator
 
 Key: TypeAlias = npt.NDArray[np.uint64]
 
@@ -37,7 +40,7 @@ def key(seed: int) -> Key:
         raise TypeError(f"seed: expected a non-negative integer, got {seed!r}")
     if seed < 0:
         raise ValueError(f"seed: expected a non-negative integer, got {seed}")
-    return SeedSequence(int(seed)).generate_state(3, np.uint64).astype(np.uint64, copy=False)
+    return np.random.SeedSequence(int(seed)).generate_state(3, np.uint64).astype(np.uint64, copy=False)
 
 
 def split(key: Key, n: int = 2) -> Key:
@@ -74,7 +77,7 @@ def generator(key: Key) -> Generator:
     True
     """
     _check(key)
-    return Generator(SFC64(_Words(key)))  # type: ignore[arg-type]  # NumPy's stubs omit ISeedSequence
+    return np.random.Generator(_stream(key))
 
 
 def bernoulli(key: Key, p: float, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
@@ -89,20 +92,36 @@ def bernoulli(key: Key, p: float, shape: tuple[int, ...]) -> npt.NDArray[np.bool
     """
     if not 0 <= p <= 1:
         raise ValueError(f"p: expected a probability, in [0, 1], got {p!r}")
+    _check(key)
     n = prod(shape)
-    raw: Any = generator(key).bit_generator.random_raw(-(-n // 4))
-    below: npt.NDArray[np.bool_] = raw.astype("<u8", copy=False).view("<u2")[:n] < round(p * 65536)
+    raw: Any = _stream(key).random_raw(-(-n // 4))
+    if sys.byteorder == "big":
+        raw = raw.byteswap()
+    below: npt.NDArray[np.bool_] = raw.view(np.uint16)[:n] < round(p * 65536)
     return below.reshape(shape)
 
 
-class _Words(ISeedSequence):
-    """Hands the key to SFC64 as it is: it is mixed already, and hashing it again would cost 10 µs."""
+def _stream(key: Key) -> SFC64:
+    bit_generator, words = _stream_types()
+    stream: SFC64 = bit_generator(words(key))
+    return stream
 
-    def __init__(self, words: Key) -> None:
-        self.words = words
 
-    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> Key:
-        return np.ascontiguousarray(self.words)  # SFC64 reads the memory behind them, strides or not
+@functools.cache
+def _stream_types() -> tuple[Any, Any]:
+    from numpy.random import SFC64
+    from numpy.random.bit_generator import ISeedSequence
+
+    class Words(ISeedSequence):
+        """Hands the key to SFC64 as it is: it is mixed already, and hashing it again would cost 10 µs."""
+
+        def __init__(self, words: Key) -> None:
+            self.words = words
+
+        def generate_state(self, n_words: int, dtype: Any = np.uint32) -> Key:
+            return np.ascontiguousarray(self.words)  # SFC64 reads the memory behind them, strides or not
+
+    return SFC64, Words
 
 
 def _mix(z: Key) -> Key:

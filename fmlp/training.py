@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count, pairwise
 from math import inf, isfinite, isnan
 from typing import Any, Literal, NamedTuple
@@ -75,7 +74,6 @@ class NonFiniteError(ValueError):
         self.params = params
 
 
-@dataclass(frozen=True)
 class EarlyStopping:
     """Stop when ``history[monitor]`` has not improved by more than `min_delta` for `patience` epochs; NaN never does.
 
@@ -86,22 +84,24 @@ class EarlyStopping:
     (1, True)
     """
 
-    monitor: str
-    mode: Literal["min", "max"] = "min"
-    patience: int = 10
-    min_delta: float = 0.0
-    restore_best: bool = False
-    start_from_epoch: int = 0
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("min", "max"):
-            raise ValueError(f"mode: expected 'min' or 'max', got {self.mode!r}")
-        if not self.min_delta >= 0:
-            raise ValueError(f"min_delta: expected a number of at least 0, got {self.min_delta!r}")
-        for name in ("patience", "start_from_epoch"):
-            value = getattr(self, name)
+    def __init__(
+        self,
+        monitor: str,
+        mode: Literal["min", "max"] = "min",
+        patience: int = 10,
+        min_delta: float = 0.0,
+        restore_best: bool = False,
+        start_from_epoch: int = 0,
+    ) -> None:
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode: expected 'min' or 'max', got {mode!r}")
+        if not min_delta >= 0:
+            raise ValueError(f"min_delta: expected a number of at least 0, got {min_delta!r}")
+        for name, value in (("patience", patience), ("start_from_epoch", start_from_epoch)):
             if not isinstance(value, int | np.integer) or value < 0:
                 raise ValueError(f"{name}: expected an integer of at least 0, got {value!r}")
+        self.monitor, self.mode, self.patience = monitor, mode, patience
+        self.min_delta, self.restore_best, self.start_from_epoch = min_delta, restore_best, start_from_epoch
 
     def best(self, values: Sequence[float]) -> tuple[int | None, bool]:
         """Return the best epoch so far, None before `start_from_epoch`, and whether to stop."""

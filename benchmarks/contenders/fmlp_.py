@@ -1,0 +1,116 @@
+"""fmlp, through its public functional pieces, `fit` and `predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import fmlp
+from benchmarks import cases
+from fmlp import layers, losses, optim, random
+
+FIRST_PREDICTION = """
+import sys
+import numpy as np
+import fmlp
+from fmlp.layers import Dense, Elu, serial
+
+net = serial(Dense(120), Elu(), Dense(112), Dense(96), Elu(), Dense(64), Elu(), Dense(48), Elu(), Dense(32), Elu(),
+             Dense(24), Elu(), Dense(16), Elu(), Dense(10))
+params = fmlp.load(sys.argv[1])
+fmlp.predict(net, params, np.ones((1, 128), np.float32))
+"""
+
+
+class Network:
+    """The case's network as `serial` of layers."""
+
+    def __init__(self, case: cases.Case, threads: int) -> None:
+        stack: list[Any] = []
+        for _, fan_out, activation, rate in case.layers():
+            stack.append(layers.Dense(fan_out))
+            if activation:
+                stack.append(getattr(layers, activation.capitalize())())
+            if rate:
+                stack.append(layers.Dropout(rate))
+        self.net = layers.serial(*stack)
+        _, like = self.net.init(random.key(0), (case.widths[0],))
+        self.initial = {name: {"w": w, "b": b} for name, (w, b) in zip(like, cases.parameters(case), strict=True)}
+        self.loss = getattr(losses, case.loss)
+        self.optimizer = optim.adam(cases.LEARNING_RATE, weight_decay=case.weight_decay)
+        self.value_and_grad = fmlp.value_and_grad(fmlp.objective(self.net.apply, self.loss))
+        self.reset()
+
+    def reset(self) -> None:
+        """Go back to the first parameters and a new optimizer."""
+        self.params, self.state = self.initial, self.optimizer.init(self.initial)
+
+    def parameters(self) -> list[np.ndarray]:
+        """Return w and b of each layer, in order."""
+        return _flat(self.params)
+
+    def loss_and_grads(self, x: np.ndarray, y: np.ndarray) -> tuple[float, list[np.ndarray]]:
+        """Work out the loss and the gradient of every w and b."""
+        loss, grads = self.value_and_grad(self.params, x, y)
+        return float(loss), _flat(grads)
+
+    def step(self, x: np.ndarray, y: np.ndarray) -> Callable[[int], None]:
+        """Make training steps as a user's own loop would."""
+        key = random.key(0)
+
+        def run(k: int) -> None:
+            params, state = self.params, self.state
+            for i in range(k):
+                _, grads = self.value_and_grad(params, x, y, key=random.fold_in(key, i))
+                updates, state = self.optimizer.update(grads, state, params)
+                params = optim.apply_updates(params, updates)
+            self.params, self.state = params, state
+
+        return run
+
+    def fit(self, x: np.ndarray, y: np.ndarray, batch: int) -> Callable[[int], None]:
+        """Train for epochs, with shuffling, bar and history."""
+
+        def run(k: int) -> None:
+            fmlp.fit(
+                self.net,
+                self.initial,
+                (x, y),
+                loss=self.loss,
+                optimizer=self.optimizer,
+                epochs=k,
+                batch_size=batch,
+                key=random.key(0),
+            )
+
+        return run
+
+    def predict(self, x: np.ndarray) -> Callable[[int], np.ndarray]:
+        """Predict with `fmlp.predict`."""
+
+        def run(k: int) -> np.ndarray:
+            for _ in range(k):
+                y = fmlp.predict(self.net, self.params, x)
+            return y
+
+        return run
+
+    def apply(self, x: np.ndarray) -> Callable[[int], np.ndarray]:
+        """Predict with the network's `apply`, without cutting x into batches."""
+
+        def run(k: int) -> np.ndarray:
+            for _ in range(k):
+                y = self.net.apply(self.params, x)
+            return y
+
+        return run
+
+    def save(self, path: str) -> None:
+        """Write what `FIRST_PREDICTION` reads."""
+        fmlp.save(path, self.params)
+
+
+def _flat(params: Any) -> list[np.ndarray]:
+    return [layer[name] for layer in params.values() for name in ("w", "b")]
