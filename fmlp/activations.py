@@ -124,10 +124,14 @@ def elu(x: Array, alpha: float = 1.0) -> Entry:
 
     Clevert, Unterthiner and Hochreiter 2016, arXiv 1511.07289.
     """
-    e = np.exp(np.minimum(x, 0))
-    if alpha == 1:  # saves two passes
-        return np.maximum(x, e - 1), lambda: e
-    return np.maximum(x, 0) + alpha * (e - 1), lambda: np.where(x > 0, e, alpha * e)
+    e = np.minimum(x, 0, out=np.empty_like(x))
+    np.exp(e, out=e)
+    y = np.subtract(e, 1, out=np.empty_like(x))
+    if alpha == 1:  # saves three passes
+        return np.maximum(x, y, out=y), lambda: e
+    y *= alpha
+    y += np.maximum(x, 0)
+    return y, lambda: np.where(x > 0, e, alpha * e)
 
 
 @elementwise
