@@ -43,8 +43,8 @@ def with_fmlp(case: cases.Case, sets: data.Dataset, epochs: int, seed: int) -> f
     network = fmlp_.Network(case, threads=0)
     params = {name: {"w": w, "b": b} for name, (w, b) in zip(network.initial, initial(case, seed), strict=True)}
     result = fmlp.fit(
-        network.net, params, sets[:2], loss=losses.cross_entropy, optimizer=optim.adam(1e-3), epochs=epochs, batch_size=BATCH,
-        key=random.key(seed), progress=False,
+        network.net, params, sets[:2], loss=losses.cross_entropy, optimizer=optim.adam(1e-3), epochs=epochs,
+        batch_size=BATCH, key=random.key(seed), progress=False,
     )  # fmt: skip
     return metrics.accuracy(sets.y_test, fmlp.predict(network.net, result.params, sets.x_test).argmax(1))
 
