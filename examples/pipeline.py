@@ -61,12 +61,15 @@ def main() -> None:
     options = parser.parse_args()
 
     bayes = None
-    if options.data == "generated":
-        dataset, bayes = data.gaussian_classes(cache=ROOT / "data" / "cache" / "generated.npz")
-    else:
-        dataset = data.load(ROOT / "data" / "digits.npz" if options.data == "digits" else options.data)
+    try:
+        if options.data == "generated":
+            dataset, bayes = data.gaussian_classes(cache=ROOT / "data" / "cache" / "generated.npz")
+        else:
+            dataset = data.load(ROOT / "data" / "digits.npz" if options.data == "digits" else options.data)
+        labels = sorted(data.label_balance(dataset.y_train))
+    except data.DataError as error:
+        parser.error(str(error))
     x_train, y_train, x_test, y_test = dataset
-    labels = sorted(data.label_balance(y_train))
     print(f"train {x_train.shape}, test {x_test.shape}, {len(labels)} classes")
     for name, y in (("train", y_train), ("test", y_test)):
         print(f"{name:>5} labels:", "  ".join(f"{label}: {n}" for label, n in data.label_balance(y).items()))
