@@ -69,7 +69,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=SETS)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     options = parser.parse_args()
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
     print(
         "| set | fmlp | PyTorch | difference | standard error of the difference |\n| --- | ---: | ---: | ---: | ---: |"
     )
@@ -81,9 +83,7 @@ def main() -> None:
         x_train, x_test = (data.standardize(x, mean, std) for x in (sets.x_train, sets.x_test))
         sets = sets._replace(x_train=x_train, x_test=x_test)
         case = replace(cases.DEEP, widths=(x_train.shape[1], *cases.DEEP.widths[1:]), weight_decay=0.0)
-        found = np.array(
-            [[run(case, sets, epochs, seed) for seed in range(options.seeds)] for run in (with_fmlp, with_torch)]
-        )
+        found = np.array([[run(case, sets, epochs, seed) for seed in seeds] for run in (with_fmlp, with_torch)])
         ours, theirs = found.mean(1)
         error = np.sqrt((found.var(1, ddof=1) / options.seeds).sum())
         print(f"| {name} | {ours:.4f} | {theirs:.4f} | {ours - theirs:+.4f} | {error:.4f} |", flush=True)
