@@ -100,7 +100,7 @@ def hardsigmoid(x: Array) -> Entry:
 @elementwise
 def relu(x: Array) -> Entry:
     """``max(x, 0)``; derivative 1 for x > 0, 0 elsewhere."""
-    return np.maximum(x, 0), lambda: x > 0
+    return np.maximum(x, zeros_like(x)), lambda: x > 0
 
 
 @elementwise
@@ -124,7 +124,7 @@ def elu(x: Array, alpha: float = 1.0) -> Entry:
 
     Clevert, Unterthiner and Hochreiter 2016, arXiv 1511.07289.
     """
-    e = np.minimum(x, 0, out=np.empty_like(x))
+    e = np.minimum(x, zeros_like(x), out=np.empty_like(x))
     np.exp(e, out=e)
     y = np.subtract(e, 1, out=np.empty_like(x))
     if alpha == 1:  # saves three passes
@@ -285,6 +285,18 @@ def clip(x: Array, low: float, high: float) -> Array:
     """Return ``min(max(x, low), high)`` in the dtype of `x`, a good deal faster than np.clip on small arrays."""
     y: Array = np.minimum(np.maximum(x, low), high)
     return y
+
+
+def zeros_like(x: Array) -> Any:
+    """Return what np.minimum and np.maximum take for 0: an array, for which they have SIMD code, unless it is too large."""
+    return _zeros(x.shape, x.dtype) if x.nbytes <= 1 << 20 else 0
+
+
+@functools.lru_cache(maxsize=16)
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    zeros = np.zeros(shape, dtype)
+    zeros.flags.writeable = False
+    return zeros
 
 
 def floating(x: Any) -> Array:

@@ -40,20 +40,22 @@ Pullback = Callable[[Any], Iterable[Any]]
 class Differentiable(Generic[P, Y]):
     """A function that carries its vjp; made by `differentiable`.
 
-    ``f(*args)`` is the value, ``f.rule(*args)`` the value and the pullback.
+    ``f(*args)`` is the value, ``f.rule(*args)`` the value and the pullback. `value` may say how to work out the value
+    alone, where that takes less memory.
     """
 
     __name__: str
     children: Mapping[str, Any] = MappingProxyType({})
     """For the `apply` of a combinator, its layers by name."""
 
-    def __init__(self, rule: Callable[P, tuple[Y, Pullback]]) -> None:
+    def __init__(self, rule: Callable[P, tuple[Y, Pullback]], value: Callable[P, Y] | None = None) -> None:
         functools.update_wrapper(self, rule)
         self.rule = rule
+        self.value = value
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Y:
         """Return the value of the function."""
-        return self.rule(*args, **kwargs)[0]
+        return self.value(*args, **kwargs) if self.value else self.rule(*args, **kwargs)[0]
 
     def __repr__(self) -> str:
         """Show the name, as a function does."""

@@ -66,7 +66,7 @@ def Dense(
     def dense(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
         w = params["w"]
         x = _features(x, w.dtype, len(w))
-        y = x @ w
+        y = _rows(x).dot(w)  # half the overhead of matmul
         if bias:
             b = params["b"]
             if b.shape != (features,):
@@ -74,14 +74,14 @@ def Dense(
             y += b
 
         def pullback(dy: Array) -> Iterator[Any]:
-            rows = _rows(dy)
-            d = {"w": _rows(x).T @ rows}
+            dy = _rows(dy)
+            d = {"w": _rows(x).T.dot(dy)}
             if bias:
-                d["b"] = _ones(len(rows), rows.dtype) @ rows  # rows.sum(0), several times faster
+                d["b"] = _ones(len(dy), dy.dtype).dot(dy)  # dy.sum(0), several times faster
             yield d
-            yield dy @ w.T
+            yield dy.dot(w.T).reshape(x.shape)
 
-        return y, pullback
+        return y if x.ndim == 2 else y.reshape(*x.shape[:-1], features), pullback
 
     return Layer(init, dense)
 
@@ -338,16 +338,23 @@ def serial(*layers: Layer) -> Layer:
                 _raise_inside(name, error)
         return shape, _with_leaves(params)
 
-    def serial(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
+    def forward(
+        params: Tree, x: Any, *, train: Any = False, key: Key | None = None, pullbacks: list[Pullback] | None = None
+    ) -> Any:
         _check_children(params, children)
         x = _in_dtype_of(params, x)
-        pullbacks = []
         for (name, layer), k in zip(children.items(), _keys(key, train, len(children)), strict=True):
             try:
                 x, pullback = rule_of(layer.apply)(params.get(name, {}), x, train=train, key=k)
             except (KeyError, TypeError, ValueError) as error:
                 _raise_inside(name, error)
-            pullbacks.append(pullback)
+            if pullbacks is not None:  # else what it holds is free at the next layer
+                pullbacks.append(pullback)
+        return x
+
+    def serial(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
+        pullbacks: list[Pullback] = []
+        y = forward(params, x, train=train, key=key, pullbacks=pullbacks)
 
         def chain_rule(dy: Any) -> Iterator[Any]:
             grads = {}
@@ -362,9 +369,9 @@ def serial(*layers: Layer) -> Layer:
                 next(cotangents)
             yield from cotangents
 
-        return x, chain_rule
+        return y, chain_rule
 
-    return Layer(init, _combinator(serial, children))
+    return Layer(init, _combinator(serial, children, forward))
 
 
 def parallel(*layers: Layer) -> Layer:
@@ -620,8 +627,10 @@ def _named(asker: str, layers: Iterable[Layer]) -> dict[str, Layer]:
     return children
 
 
-def _combinator(rule: Callable[..., Any], children: dict[str, Layer]) -> Differentiable[..., Any]:
-    apply = Differentiable(rule)
+def _combinator(
+    rule: Callable[..., Any], children: dict[str, Layer], value: Callable[..., Any] | None = None
+) -> Differentiable[..., Any]:
+    apply = Differentiable(rule, value)
     apply.children = children
     return apply
 

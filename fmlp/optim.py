@@ -477,8 +477,8 @@ def _blockwise(step: Callable[..., Step], g: Array, lr: float, t: int, slots: di
     if g.size <= BLOCK:
         return step(g, lr, t, **slots)
     vectors = [name for name, slot in slots.items() if np.ndim(slot)]
-    updates, *rows = tree.aligned(1 + len(vectors), g.size, g.dtype)
-    new = slots | dict(zip(vectors, rows, strict=True))
+    updates = np.empty_like(g)
+    new = slots | {name: np.empty_like(g) for name in vectors}
     for start in range(0, g.size, BLOCK):
         part = slice(start, start + BLOCK)
         updates[part], stepped = step(g[part], lr, t, **{k: v[part] if k in vectors else v for k, v in slots.items()})
@@ -496,10 +496,9 @@ def _adam(b1: float, b2: float, eps: float) -> Callable[..., Step]:
     # In the state are the sums Σ b₁ᵗ⁻ⁱ gᵢ and Σ b₂ᵗ⁻ⁱ gᵢ²: divided by the sums of their weights they are m̂ and v̂.
     def step(g: Array, lr: float, t: int, mu: Array, nu: Array) -> Step:
         weights_m, weights_v = ((1 - b**t) / (1 - b) for b in (b1, b2))
-        m, v = tree.aligned(2, g.size, g.dtype)
-        np.multiply(mu, b1, out=m)
+        m = b1 * mu
         m += g
-        np.multiply(nu, b2, out=v)
+        v = b2 * nu
         v += np.multiply(g, g, out=g)
         update = np.sqrt(v, out=g)
         update += eps * sqrt(weights_v)
