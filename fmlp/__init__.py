@@ -1,5 +1,8 @@
 """Multilayer perceptrons as pure functions, in NumPy."""
 
+from importlib import import_module as _import_module
+from typing import Any as _Any
+
 import numpy as _numpy
 
 from fmlp import (
@@ -28,6 +31,14 @@ from fmlp.training import EarlyStopping, FitResult, NonFiniteError, calibrate, e
 _numpy.empty(31 << 20, _numpy.uint8)
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> _Any:
+    """Import on first use the modules that are not needed to train."""
+    if name in ("data", "plotting"):
+        return _import_module(f"fmlp.{name}")
+    raise AttributeError(f"module 'fmlp' has no attribute {name!r}")
+
 
 __all__ = [
     "EarlyStopping",

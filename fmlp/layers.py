@@ -54,6 +54,12 @@ def Dense(
     """
     _positive("features", features)
     w_init, b_init = w_init or xavier_uniform(), b_init or zeros()
+    for name, initializer in (("w_init", w_init), ("b_init", b_init)):
+        if not callable(initializer):
+            raise TypeError(
+                f"{name}: expected an initializer, such as xavier_uniform(), got {initializer!r}; the input's width is "
+                "not given: init is told the input's shape"
+            )
 
     def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
         w_key, b_key = random.split(key)
@@ -134,7 +140,7 @@ class Calibration:
         self.moments.append((params, mean, var, rows))
 
 
-def BatchNorm(eps: float = 1e-5) -> Layer:
+def BatchNorm(*, eps: float = 1e-5) -> Layer:
     """Normalize each feature: ``y = scale (x - mean) / √(var + eps) + bias``, (..., n) to (..., n).
 
     With ``train=True``, `mean` and `var` are the batch's, over all axes but the last; the derivative with respect to
@@ -195,7 +201,7 @@ def BatchNorm(eps: float = 1e-5) -> Layer:
     return Layer(init, batch_norm)
 
 
-def LayerNorm(eps: float = 1e-5) -> Layer:
+def LayerNorm(*, eps: float = 1e-5) -> Layer:
     """Normalize each row: ``y = scale (x - mean) / √(var + eps) + bias`` over the last axis, (..., n) to (..., n).
 
     Parameters: `scale` (n,) of ones and `bias` (n,) of zeros. Ba, Kiros and Hinton 2016, arXiv 1607.06450.
@@ -371,7 +377,7 @@ def serial(*layers: Layer) -> Layer:
 
         return y, chain_rule
 
-    return Layer(init, _combinator(serial, children, forward))
+    return Layer(init, _combinator(serial, children, value=forward))
 
 
 def parallel(*layers: Layer) -> Layer:
@@ -430,15 +436,15 @@ def residual(*layers: Layer) -> Layer:
             raise ValueError(f"shape: expected a result of the input's shape, {shape}, got {out}")
         return shape, params
 
-    def residual(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
+    def residual(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
         y, inner_pullback = rule(params, x, train=train, key=key)
 
-        def pullback(dy: Array) -> Iterator[Any]:
+        def pullback(dy: Any) -> Iterator[Any]:
             cotangents = iter(inner_pullback(dy))
             yield next(cotangents)
-            yield dy + next(cotangents)
+            yield _sum((next(cotangents), dy))
 
-        return y + np.asarray(x, y.dtype), pullback
+        return _sum((y, tree_map(lambda yi, xi: np.asarray(xi, yi.dtype), y, x))), pullback
 
     return Layer(init, _combinator(residual, children))
 
@@ -617,6 +623,8 @@ def _named(asker: str, layers: Iterable[Layer]) -> dict[str, Layer]:
             name = getattr(layer, "__name__", repr(layer))
             if isinstance(layer, Differentiable):
                 hint = f"; make a layer of it: Activation({name})"
+            elif isinstance(layer, np.ufunc):
+                hint = f"; NumPy's functions have no vjp: use a layer such as {name.capitalize()}()"
             elif isinstance(layer, list):
                 name, hint = "a list", f"; unpack it: {asker}(*layers)"
             else:

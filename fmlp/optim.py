@@ -238,8 +238,8 @@ def nadam(
         return float(b1 * (1 - 0.5 * 0.96 ** (t * momentum_decay)))
 
     def step(g: Array, lr: float, t: int, mu: Array, nu: Array, mu_product: float) -> Step:
-        m = b1 * mu + (1 - b1) * g
-        v = b2 * nu + (1 - b2) * g * g
+        m = np.multiply(mu, b1, out=tree.aligned(g.size, g.dtype)) + (1 - b1) * g
+        v = np.multiply(nu, b2, out=tree.aligned(g.size, g.dtype)) + (1 - b2) * g * g
         now, following = momentum(t), momentum(t + 1)
         product = float(mu_product) * now
         numerator = following / (1 - product * following) * m + (1 - now) / (1 - product) * g
@@ -263,7 +263,8 @@ def lion(
     b1, b2 = _number("b1", b1, 0, 1), _number("b2", b2, 0, 1)
 
     def step(g: Array, lr: float, t: int, mu: Array) -> Step:
-        return -lr * np.sign(b1 * mu + (1 - b1) * g), {"mu": b2 * mu + (1 - b2) * g}
+        direction = np.sign(b1 * mu + (1 - b1) * g) + 0 * g  # NaN, not ±1, for what is not finite
+        return -lr * direction, {"mu": b2 * mu + (1 - b2) * g}
 
     return _descent(learning_rate, step, {"mu": 0.0}, decoupled_decay=weight_decay, mask=mask)
 
@@ -316,9 +317,9 @@ def scale_by_schedule(schedule: Callable[[int], float]) -> Optimizer:
 
 
 def clip(max_delta: float) -> Optimizer:
-    """Clip every number to [-max_delta, max_delta]."""
+    """Clip every number to [-max_delta, max_delta]; infinity becomes NaN, so that it does not pass unnoticed."""
     max_delta = _number("max_delta", max_delta, 0)
-    return _stateless(lambda grads, params: tree.map(lambda g: np.clip(g, -max_delta, max_delta), grads))
+    return _stateless(lambda grads, params: tree.map(lambda g: np.clip(g, -max_delta, max_delta) + 0 * g, grads))
 
 
 def clip_by_global_norm(max_norm: float) -> Optimizer:
@@ -496,9 +497,9 @@ def _adam(b1: float, b2: float, eps: float) -> Callable[..., Step]:
     # In the state are the sums Σ b₁ᵗ⁻ⁱ gᵢ and Σ b₂ᵗ⁻ⁱ gᵢ²: divided by the sums of their weights they are m̂ and v̂.
     def step(g: Array, lr: float, t: int, mu: Array, nu: Array) -> Step:
         weights_m, weights_v = ((1 - b**t) / (1 - b) for b in (b1, b2))
-        m = b1 * mu
+        m = np.multiply(mu, b1, out=tree.aligned(g.size, g.dtype))
         m += g
-        v = b2 * nu
+        v = np.multiply(nu, b2, out=tree.aligned(g.size, g.dtype))
         v += np.multiply(g, g, out=g)
         update = np.sqrt(v, out=g)
         update += eps * sqrt(weights_v)

@@ -22,6 +22,7 @@ Key: TypeAlias = npt.NDArray[np.uint64]
 
 __all__ = ["Key", "bernoulli", "fold_in", "generator", "key", "split"]
 
+_UINT64 = np.dtype(np.uint64)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _SHIFTS = 30, 27, 31
 _FACTORS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -141,7 +142,7 @@ def _mix_word(z: int) -> int:
 
 
 def _check(key: Key) -> None:
-    if not isinstance(key, np.ndarray) or key.dtype != np.uint64:
+    if not isinstance(key, np.ndarray) or key.dtype != _UINT64:
         raise TypeError(f"key: expected a key, as random.key(seed) makes it, got {key!r}")
     if key.shape != (3,):
         raise ValueError(f"key: expected one key, of shape (3,), got shape {key.shape}")

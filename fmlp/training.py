@@ -145,7 +145,7 @@ def fit(
     validation data (not on training data that come as batches). `weight` gives each row of `data` a weight,
     `class_weight` each label, or "balanced" for n / (classes · count); both multiply.
 
-    Each callback gets an `Epoch` after every epoch and may return another. A bar shows the progress unless `progress`
+    Each callback gets an `Epoch` after every epoch, its parameters calibrated, and may return another. A bar shows the progress unless `progress`
     is False. Ctrl-C ends training and returns what has been reached.
 
     Raises ValueError or TypeError before any work for arguments that do not fit, and `NonFiniteError`, naming the
@@ -163,8 +163,10 @@ def fit(
     from tqdm import tqdm
 
     started = time.perf_counter()
+    if not isinstance(metrics, Mapping | None):
+        raise TypeError(f"metrics: expected a dict from names to functions (y_true, y_pred) -> float, got {metrics!r}")
     metrics = dict(metrics or {})
-    _check_settings(net, optimizer, epochs, batch_size, early_stopping, metrics, validation, callbacks)
+    _check_settings(net, optimizer, epochs, batch_size, early_stopping, metrics, validation, callbacks, _is_pair(data))
     if leaf := _first_non_finite(params):
         raise ValueError(f"params: expected finite numbers, got NaN or infinity in {leaf}")
     step = value_and_grad(objective(net.apply, loss))
@@ -176,6 +178,9 @@ def fit(
     source = _source(data, batch_size, weight, class_weight, shuffle)
     if held_out is not None:
         _check_validation(held_out, source)
+        _check_targets("validation", net, params, loss, held_out)
+    if source.arrays:
+        _check_targets("data", net, params, loss, source.arrays)
 
     state = optimizer.init(params)
     history: History = {}
@@ -191,12 +196,13 @@ def fit(
             before, grads = params, None
             bar.set_description(f"epoch {epoch + 1}/{epochs}", refresh=False)
             for i, (x, y, w) in enumerate(source.batches(shuffle_key)):
-                value, next_grads = step(params, x, y, key=next(step_keys), weight=w)
-                if not isfinite(value):
-                    raise _non_finite(epoch, i, value, params, before, grads)
-                grads, before = next_grads, params
-                updates, state = optimizer.update(grads, state, params)
-                params = optim.apply_updates(params, updates)
+                with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told by NonFiniteError instead
+                    value, next_grads = step(params, x, y, key=next(step_keys), weight=w)
+                    if not isfinite(value):
+                        raise _non_finite(epoch, i, value, params, before, grads)
+                    grads, before = next_grads, params
+                    updates, state = optimizer.update(grads, state, params)
+                    params = optim.apply_updates(params, updates)
                 rows = float(_rows(y) if w is None else np.sum(w))
                 total, total_weight = total + rows * float(value), total_weight + rows
                 if bar.update():
@@ -207,7 +213,12 @@ def fit(
                 raise _non_finite(epoch, i + 1, None, params, before, grads)
 
             record = {"loss": total / total_weight}
-            record |= _scores(net, params, source, held_out, loss, metrics)
+            measured = held_out is not None or (metrics and source.arrays)
+            if measured or callbacks:
+                params = _calibrated(net, params, source.inputs())
+            if measured:
+                with np.errstate(over="ignore", invalid="ignore"):
+                    record |= _scores(net, params, source, held_out, loss, metrics)
             if (lr := optim.learning_rate(state)) is not None:
                 record["lr"] = lr
             for name, score in record.items():
@@ -215,18 +226,18 @@ def fit(
             shown = {name: f"{score:.3g}" if name == "lr" else f"{score:.4f}" for name, score in record.items()}
             bar.set_postfix(shown, refresh=False)
 
-            if early_stopping is not None:
-                best_epoch, stop = early_stopping.best(history[early_stopping.monitor])
-                best = params if best_epoch == epoch else best
-                if stop:
-                    stopped = "early"
-                    break
             now = Epoch(epoch, params, state, history)
             for callback in callbacks:
-                now = callback(now) or now
+                now = _called(callback, now)
             _, params, state, history, stop = now
             if stop:
                 stopped = "callback"
+            if early_stopping is not None:
+                best_epoch, stop_early = early_stopping.best(history[early_stopping.monitor])
+                best = params if best_epoch == epoch else best
+                if stop_early:
+                    stopped = "early"
+            if stopped != "done":
                 break
     except KeyboardInterrupt:
         stopped = "interrupted"
@@ -248,8 +259,10 @@ def predict(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Any:
            [4.]])
     """
     _check_count("batch_size", batch_size)
+    if _rows(x) <= batch_size:
+        return net.apply(params, x)
     outputs = [net.apply(params, _take(x, part)) for part in _slices(_rows(x), batch_size)]
-    return outputs[0] if len(outputs) == 1 else tree.map(lambda *parts: np.concatenate(parts), *outputs)
+    return tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
 
 def evaluate(
@@ -281,7 +294,7 @@ def evaluate(
     output = predict(net, params, x, batch_size=batch_size)
     scores = {}
     if loss is not None:
-        scores["loss"] = float(loss(output, y, weight=weight))
+        scores["loss"] = float(loss(output, y, **({} if weight is None else {"weight": weight})))
     if metrics:
         read = losses.prediction_of(loss) if loss is not None else losses.as_is
         y_true, y_pred = np.asarray(y), read(output)
@@ -423,9 +436,6 @@ def _scores(
 ) -> dict[str, float]:
     """Work out the metrics on the training data, and loss and metrics on the validation data, at inference."""
     scores: dict[str, float] = {}
-    if validation is None and not (metrics and source.arrays):
-        return scores
-    params = _calibrated(net, params, source.inputs())
     if metrics and source.arrays:
         train = evaluate(net, params, source.arrays, loss=loss, metrics=metrics)
         scores |= {name: train[name] for name in metrics}
@@ -435,10 +445,20 @@ def _scores(
     return scores
 
 
+def _called(callback: Callable[[Epoch], Epoch | None], epoch: Epoch) -> Epoch:
+    returned = callback(epoch)
+    if not isinstance(returned, Epoch | None):
+        raise TypeError(f"callbacks: expected an Epoch or None from {callback!r}, got {returned!r}")
+    return returned or epoch
+
+
 def _rows(x: Any) -> int:
     leaf: Any = x if isinstance(x, np.ndarray) else next(iter(tree.leaves(x)), None)
     if np.ndim(leaf) == 0:
-        raise TypeError(f"x: expected an array, or a tree of arrays, with the examples along the first axis, got {x!r}")
+        raise TypeError(
+            "x: expected an array, or a tree of arrays, with the examples along the first axis, got a "
+            f"{type(x).__name__} of {type(leaf).__name__}; np.asarray makes an array of rows"
+        )
     return len(leaf)
 
 
@@ -526,6 +546,21 @@ def _check_validation(validation: Any, source: _Source) -> None:
             raise ValueError(f"validation: expected examples of shape {train_shapes}, as in training, got {shapes}")
 
 
+def _check_targets(name: str, net: Layer, params: Tree, loss: Any, data: tuple[Any, Any]) -> None:
+    """Let a loss of fmlp's own look at all targets before the training starts, next to an output of zeros."""
+    x, y = data[0], np.asanyarray(data[1])
+    if losses.unbound(loss).__module__ != losses.__name__:
+        return
+    first = net.apply(params, _take(x, slice(0, 2)), train=Calibration(), key=random.key(0)) if len(y) > 1 else None
+    if not isinstance(first, np.ndarray):
+        return
+    for part in _slices(len(y), 1 << 16):
+        try:
+            loss(np.zeros((len(y[part]), *first.shape[1:]), first.dtype), y[part])
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from None
+
+
 def _check_settings(
     net: Any,
     optimizer: Any,
@@ -535,6 +570,7 @@ def _check_settings(
     metrics: dict[str, Any],
     validation: Any,
     callbacks: Any,
+    arrays: bool,
 ) -> None:
     if not isinstance(net, Layer):
         raise TypeError(f"net: expected a layer, such as serial(...), got {getattr(net, '__name__', repr(net))}")
@@ -553,7 +589,7 @@ def _check_settings(
     if early_stopping is not None:
         if not isinstance(early_stopping, EarlyStopping):
             raise TypeError(f"early_stopping: expected an EarlyStopping, got {early_stopping!r}")
-        known = ["loss", *metrics]
+        known = ["loss", *(metrics if arrays else ())]  # not worked out on training data that come as batches
         if validation is not None:
             known += ["val_loss", *(f"val_{name}" for name in metrics)]
         if early_stopping.monitor not in known:
@@ -583,4 +619,12 @@ def _non_finite(epoch: int, step: int, value: Any, params: Tree, before: Tree, g
         return NonFiniteError(
             f"{where} {step - 1}: the update made {leaf} infinite; is the learning rate too high?", before
         )
-    return NonFiniteError(f"{where} {step}: the loss is {value} though all parameters are finite", params)
+    largest = {
+        p: float(np.abs(v).max()) for p, v in zip(tree.paths(params), tree.leaves(params), strict=True) if v.size
+    }
+    path = max(largest, key=largest.__getitem__)
+    return NonFiniteError(
+        f"{where} {step}: the loss is {value} though all parameters are finite; the largest is {largest[path]:.3g}, in "
+        f"{path or 'the only leaf'}: is the learning rate too high, or a number in the data too large?",
+        params,
+    )
