@@ -67,7 +67,7 @@ def main() -> None:
         else:
             dataset = data.load(ROOT / "data" / "digits.npz" if options.data == "digits" else options.data)
         labels = sorted(data.label_balance(dataset.y_train))
-    except data.DataError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     x_train, y_train, x_test, y_test = dataset
     print(f"train {x_train.shape}, test {x_test.shape}, {len(labels)} classes")

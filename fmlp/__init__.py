@@ -3,6 +3,7 @@
 from fmlp import (
     activations,
     autodiff,
+    files,
     initializers,
     layers,
     losses,
@@ -15,6 +16,7 @@ from fmlp import (
     tree,
 )
 from fmlp.autodiff import check_vjp, differentiable, grad, objective, value_and_grad, vjp
+from fmlp.files import FileFormatError
 from fmlp.layers import Layer
 from fmlp.serialization import load, load_metadata, save
 from fmlp.summary import summary
@@ -24,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EarlyStopping",
+    "FileFormatError",
     "FitResult",
     "Layer",
     "NonFiniteError",
@@ -33,6 +36,7 @@ __all__ = [
     "check_vjp",
     "differentiable",
     "evaluate",
+    "files",
     "fit",
     "grad",
     "initializers",
