@@ -133,13 +133,15 @@ def read_idx(path: StrPath) -> npt.NDArray[np.uint8]:
         shape = struct.unpack(f">{magic[3]}I", sizes)
         promised, limit = prod(shape), size if stream is file else unpacked_limit(size)
         if promised > limit:
-            raise FileFormatError(f"{path}: expected at most {limit} values, got {promised} for the shape {shape}")
+            raise FileFormatError(f"{path}: expected at most {limit} values, got {shown(f'{promised} for {shape}')}")
         values = bytearray()  # grows with what is there: a promise alone allocates nothing
         while chunk := stream.read(min(1 << 20, promised + 1 - len(values))):
             values += chunk
         if len(values) != promised or not promised:
             found = "more" if len(values) > promised else len(values)
-            raise FileFormatError(f"{path}: expected {promised} values for the shape {shape}, at least 1, got {found}")
+            raise FileFormatError(
+                f"{path}: expected {promised} values for the shape {shown(str(shape))}, at least 1, got {found}"
+            )
         return np.frombuffer(values, np.uint8).reshape(shape)
 
 
@@ -399,7 +401,7 @@ def _examples(x: Array, y: Array, x_name: str, y_name: str) -> tuple[Array, Arra
         raise FileFormatError(f"{y_name}: expected {len(x)} labels, one for each row of {x_name}, got {len(y)}")
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit becomes infinite, and is refused
         y = y.astype(np.float32 if y.dtype.kind == "f" else np.int64, copy=False)
         _check_finite(y, y_name)
         if not isinstance(x, np.memmap):

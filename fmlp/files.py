@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
@@ -167,5 +168,8 @@ def _npy_header(stream: IO[bytes], size: int, name: str) -> tuple[np.dtype[Any],
     dtype = np.dtype(descr)
     promised, found = prod(shape) * dtype.itemsize, size - 8 - width - length
     if promised != found:
-        raise FileFormatError(f"{name}: expected {promised} bytes for {dtype} of shape {shape}, got {found}")
+        expected = f"{promised} bytes for {dtype} of shape {shape}"
+        raise FileFormatError(f"{name}: expected {shown(expected)}, got {found}")
+    if prod(n for n in shape if n) * dtype.itemsize > sys.maxsize:  # no values, and yet too many for NumPy
+        raise FileFormatError(f"{name}: expected dimensions that fit into memory, got {shown(str(shape))}")
     return dtype, shape, "F" if items["fortran_order"] == "True" else "C"

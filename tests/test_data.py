@@ -216,7 +216,7 @@ class TestIdx:
     def test_lying_header_allocates_nothing(self, tmp_path, zipped):
         contents = struct.pack(">4B3I", 0, 0, 8, 3, *[0xFFFFFFFF] * 3) + bytes(50)
         path = put(tmp_path, "a.gz" if zipped else "a", gzip.compress(contents) if zipped else contents)
-        with pytest.raises(FileFormatError, match=rf"at most \d+ values, got {0xFFFFFFFF**3} for the shape"):
+        with pytest.raises(FileFormatError, match=rf"at most \d+ values, got {0xFFFFFFFF**3} for "):
             data.read_idx(path)
 
     def test_reads_no_further_than_promised(self, tmp_path, monkeypatch):
