@@ -133,7 +133,9 @@ def read_idx(path: StrPath) -> npt.NDArray[np.uint8]:
         shape = struct.unpack(f">{magic[3]}I", sizes)
         promised, limit = prod(shape), size if stream is file else unpacked_limit(size)
         if promised > limit:
-            raise FileFormatError(f"{path}: expected at most {limit} values, got {shown(f'{promised} for {shape}')}")
+            raise FileFormatError(
+                f"{path}: expected at most {limit} values, got {shown(f'{promised} for {shape}', 200)}"
+            )
         values = bytearray()  # grows with what is there: a promise alone allocates nothing
         while chunk := stream.read(min(1 << 20, promised + 1 - len(values))):
             values += chunk

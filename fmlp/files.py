@@ -86,13 +86,13 @@ def reading(path: StrPath, kind: str) -> Iterator[None]:
     except Exception as error:  # zipfile, gzip, zlib, csv, json, NumPy: each has its own, and documents few
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        what = shown(str(error)) or type(error).__name__
+        what = shown(str(error), 200) or type(error).__name__
         raise FileFormatError(f"{os.fspath(path)}: cannot be read as {kind}: {what}") from error
 
 
-def shown(text: str) -> str:
-    """Make text out of a file fit for a message: at most 200 characters, all printable."""
-    return repr(text)[1:-1][:200]
+def shown(text: str, most: int = 60) -> str:
+    """Make text out of a file fit for a message: short, and all its characters printable."""
+    return repr(text)[1:-1][:most]
 
 
 def unpacked_limit(size: int) -> int:
@@ -152,8 +152,9 @@ def _npy_header(stream: IO[bytes], size: int, name: str) -> tuple[np.dtype[Any],
         )
     width = 2 if start[6] == 1 else 4
     length = int.from_bytes(stream.read(width), "little")
-    if length > min(_HEADER_LIMIT, size):
-        raise FileFormatError(f"{name}: expected a header of at most {min(_HEADER_LIMIT, size)} bytes, got {length}")
+    room = min(_HEADER_LIMIT, size - 8 - width)
+    if length > room:
+        raise FileFormatError(f"{name}: expected a header of at most {room} bytes in {size}, got {length}")
     header = stream.read(length).decode("latin-1")
     compact = "".join(header.split())
     items = dict(re.findall(_ITEM, compact))
@@ -169,7 +170,7 @@ def _npy_header(stream: IO[bytes], size: int, name: str) -> tuple[np.dtype[Any],
     promised, found = prod(shape) * dtype.itemsize, size - 8 - width - length
     if promised != found:
         expected = f"{promised} bytes for {dtype} of shape {shape}"
-        raise FileFormatError(f"{name}: expected {shown(expected)}, got {found}")
+        raise FileFormatError(f"{name}: expected {shown(expected, 200)}, got {found}")
     if prod(n for n in shape if n) * dtype.itemsize > sys.maxsize:  # no values, and yet too many for NumPy
         raise FileFormatError(f"{name}: expected dimensions that fit into memory, got {shown(str(shape))}")
     return dtype, shape, "F" if items["fortran_order"] == "True" else "C"
