@@ -120,7 +120,6 @@ def read_idx(path: StrPath) -> npt.NDArray[np.uint8]:
     """
     path = Path(path)
     with reading(path, "IDX"), path.open("rb") as file, gzip.open(file) if path.suffix == ".gz" else file as stream:
-        size = os.fstat(file.fileno()).st_size
         magic = stream.read(4)
         if len(magic) < 4 or not magic.startswith(b"\0\0\x08") or magic[3] == 0:
             raise FileFormatError(
@@ -131,7 +130,7 @@ def read_idx(path: StrPath) -> npt.NDArray[np.uint8]:
         if len(sizes) < 4 * magic[3]:
             raise FileFormatError(f"{path}: expected {magic[3]} dimensions, but the file ends within them")
         shape = struct.unpack(f">{magic[3]}I", sizes)
-        promised, limit = prod(shape), size if stream is file else unpacked_limit(size)
+        promised, limit = prod(shape), unpacked_limit(os.fstat(file.fileno()).st_size)
         if promised > limit:
             raise FileFormatError(
                 f"{path}: expected at most {limit} values, got {shown(f'{promised} for {shape}', 200)}"
