@@ -75,8 +75,8 @@ def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
 
     Raises FileFormatError, a ValueError, when the file is no readable npz of numbers and strings, is damaged, has a
     name twice or one like ``../w``, or unpacks to more than 64 MiB and 100 times its size (`save` does not compress);
-    or, naming every missing, extra or mis-shaped leaf, when it does not fit `like`. FileNotFoundError when there is
-    none.
+    or, naming every missing, extra or mis-shaped leaf, when it does not fit `like`, as when a float64 is too large for
+    its float32. FileNotFoundError when there is none.
     """
     arrays = read_npz(path)
     arrays.pop(_METADATA, None)
@@ -95,7 +95,9 @@ def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
             wrong.append(f"{name}: expected dtype {want.dtype}, got {got.dtype}")
     if wrong:
         raise FileFormatError(f"{os.fspath(path)} does not fit:\n  " + "\n  ".join(sorted(wrong)))
-    return tree.unflatten(like, [arrays[n].astype(np.asarray(e).dtype, copy=False) for n, e in expected.items()])
+    with reading(path, "parameters of these dtypes"), np.errstate(over="raise", invalid="ignore"):  # NaN stays NaN
+        leaves = [arrays[name].astype(np.asarray(e).dtype, copy=False) for name, e in expected.items()]
+    return tree.unflatten(like, leaves)
 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -287,6 +287,10 @@ def test_a_number_that_no_cast_bears(tmp_path):
     y = raw_npy("{'descr': '<f8', 'fortran_order': False, 'shape': (3,)}", struct.pack("<3Q", 1, 0x7FF0000000000001, 2))
     message = r"y: expected finite float32 values, got nan at index \(1,\)"
     refuse(data.load, tmp_path / "f.npz", npz(x=npy(), y=y), message)  # without a warning
+    like = {"x": np.zeros((3, 2), np.float32), "y": np.zeros(3, np.float32)}
+    assert np.isnan(fmlp.load(tmp_path / "f.npz", like=like)["y"]).tolist() == [False, True, False]
+    message = "cannot be read as parameters of these dtypes: overflow encountered in cast"
+    refuse(lambda path: fmlp.load(path, like=like), tmp_path / "f.npz", npz(x=npy(GOOD * 1e300), y=y), message)
 
 
 NPY_FOLDER = dict.fromkeys(["train_data.npy", "train_label.npy", "test_data.npy", "test_label.npy"], npy())
