@@ -139,7 +139,8 @@ def _npy_array(stream: IO[bytes], size: int, name: str) -> Array:
 
 # The header of an npy file is a Python dict. NumPy gives it to ast.literal_eval, which is slow, recurses, and warns.
 _MAGIC, _HEADER_LIMIT = b"\x93NUMPY", 10_000  # NumPy's own limit
-_ITEM = r"'(\w+)':('[^']*'|True|False|\([\dL,]*\)),?"  # Python 2 wrote 3L
+_VALUES = r"(?<='descr':)'[^']*'|(?<='fortran_order':)(?:True|False)|(?<='shape':)\((?:\d+L?,)*(?:\d+L?)?\)"
+_ITEM = rf"'(\w+)':({_VALUES}),?"  # blanks are gone; Python 2 wrote 3L
 
 
 def _npy_header(stream: IO[bytes], size: int, name: str) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"]]:

@@ -95,6 +95,10 @@ NPY = {
         "expected a header of at most 10000 bytes in 10020, got 10001",
     ),
     "no header": (raw_npy("{}"), r"expected descr .* as header, got \{\}"),
+    "header with values of other types": (
+        raw_npy("{'descr': '<f8', 'fortran_order': 'True', 'shape': True}", bytes(8)),
+        "expected descr .* as header, got",
+    ),
     "header with another key": (npy(x=0), "expected descr .* as header, got"),
     "header that nests deeply": (raw_npy("[" * 4999 + "]" * 4999), r"expected descr .* as header, got \[\[\["),
     "header that is code": (raw_npy("exec('import sys; sys.harmed = True')"), "expected descr .* as header, got exec"),
