@@ -84,7 +84,7 @@ def main() -> None:
         for name, y in (("train", y_train), ("test", y_test)):
             print(f"{name:>5} labels:", "  ".join(f"{label}: {n}" for label, n in data.label_balance(y).items()))
         mean, std = data.moments(x_train)
-    except data.DataError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     labels = np.unique(y_train)  # any integers: the network counts them from 0
     if unseen := np.setdiff1d(y_test, labels).tolist():

@@ -8,6 +8,7 @@ import numpy as _numpy
 from fmlp import (
     activations,
     autodiff,
+    files,
     initializers,
     layers,
     losses,
@@ -20,14 +21,15 @@ from fmlp import (
     tree,
 )
 from fmlp.autodiff import check_vjp, differentiable, grad, objective, value_and_grad, vjp
+from fmlp.files import FileFormatError
 from fmlp.layers import Layer
 from fmlp.serialization import load, load_metadata, save
 from fmlp.summary import summary
 from fmlp.training import EarlyStopping, FitResult, NonFiniteError, calibrate, evaluate, fit, on_plateau, predict
 
-# glibc's malloc keeps as much freed memory as it has seen freed at once, and gives the rest back to the system, which
-# zeroes every page that the next training step touches: a third of a step's time at batch 1024. Freed here are 31 MB that
-# were never touched; settings of MALLOC_TRIM_THRESHOLD_ and the like still win.
+# glibc's malloc keeps about as much freed memory as it has seen freed at once and gives the rest back to the system,
+# which zeroes every page that the next training step touches: half of a step's time at batch 1024. What is freed here
+# was never touched, so it costs nothing; a MALLOC_TRIM_THRESHOLD_ in the environment still wins (docs/performance.md).
 _numpy.empty(31 << 20, _numpy.uint8)
 
 __version__ = "0.1.0"
@@ -42,6 +44,7 @@ def __getattr__(name: str) -> _Any:
 
 __all__ = [
     "EarlyStopping",
+    "FileFormatError",
     "FitResult",
     "Layer",
     "NonFiniteError",
@@ -51,6 +54,7 @@ __all__ = [
     "check_vjp",
     "differentiable",
     "evaluate",
+    "files",
     "fit",
     "grad",
     "initializers",

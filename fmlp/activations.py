@@ -286,7 +286,7 @@ def clip(x: Array, low: float, high: float) -> Array:
 
 
 def zeros_like(x: Array) -> Any:
-    """Return what np.minimum and np.maximum take for 0: an array, for which they have SIMD code, unless it is too large."""
+    """Return what np.minimum and np.maximum take for 0: an array, for then they use SIMD, unless it is too large."""
     return _zeros(x.shape, x.dtype) if x.nbytes <= 1 << 20 else 0
 
 

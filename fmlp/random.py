@@ -130,9 +130,11 @@ def _stream_types() -> tuple[Any, Any]:
 
 
 def _mix(z: Key) -> Key:
-    z = (z ^ z >> _SHIFTS[0]) * _FACTORS[0]
-    z = (z ^ z >> _SHIFTS[1]) * _FACTORS[1]
-    return z ^ z >> _SHIFTS[2]
+    words: Any = z
+    for shift, factor in zip(_SHIFTS, _FACTORS, strict=False):
+        words = (words ^ words >> shift) * factor
+    mixed: Key = words ^ words >> _SHIFTS[2]
+    return mixed
 
 
 def _mix_word(z: int) -> int:

@@ -145,8 +145,8 @@ def fit(
     validation data (not on training data that come as batches). `weight` gives each row of `data` a weight,
     `class_weight` each label, or "balanced" for n / (classes · count); both multiply.
 
-    Each callback gets an `Epoch` after every epoch, its parameters calibrated, and may return another. A bar shows the progress unless `progress`
-    is False. Ctrl-C ends training and returns what has been reached.
+    Each callback gets an `Epoch`, its parameters calibrated, after every epoch and may return another. A bar shows the
+    progress unless `progress` is False. Ctrl-C ends training and returns what has been reached.
 
     Raises ValueError or TypeError before any work for arguments that do not fit, and `NonFiniteError`, naming the
     step and the leaf, when the loss, a gradient or a parameter is no longer finite.
@@ -604,10 +604,12 @@ def _check_count(name: str, value: Any) -> None:
 
 
 def _first_non_finite(values: Tree) -> str | None:
+    return next((path for path, leaf in _named_leaves(values) if not np.isfinite(leaf).all()), None)
+
+
+def _named_leaves(values: Tree) -> Iterator[tuple[str, Any]]:
     for path, leaf in zip(tree.paths(values), tree.leaves(values), strict=True):
-        if not np.isfinite(leaf).all():
-            return path or "the only leaf"
-    return None
+        yield path or "the only leaf", leaf
 
 
 def _non_finite(epoch: int, step: int, value: Any, params: Tree, before: Tree, grads: Tree) -> NonFiniteError:
@@ -619,12 +621,10 @@ def _non_finite(epoch: int, step: int, value: Any, params: Tree, before: Tree, g
         return NonFiniteError(
             f"{where} {step - 1}: the update made {leaf} infinite; is the learning rate too high?", before
         )
-    largest = {
-        p: float(np.abs(v).max()) for p, v in zip(tree.paths(params), tree.leaves(params), strict=True) if v.size
-    }
+    largest = {path: np.abs(leaf).max(initial=0) for path, leaf in _named_leaves(params)}
     path = max(largest, key=largest.__getitem__)
     return NonFiniteError(
         f"{where} {step}: the loss is {value} though all parameters are finite; the largest is {largest[path]:.3g}, in "
-        f"{path or 'the only leaf'}: is the learning rate too high, or a number in the data too large?",
+        f"{path}: is the learning rate too high, or a number in the data too large?",
         params,
     )

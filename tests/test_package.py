@@ -20,7 +20,7 @@ MODULES = sorted(module.name for module in pkgutil.iter_modules([str(ROOT)]))
 # Who may import whom: only modules of the floors below. Modules of one floor do not know each other, but for
 # optim and schedules, and fmlp.__init__ stands above all.
 FLOORS = [
-    {"tree", "random"},
+    {"tree", "random", "files"},
     {"autodiff"},
     {"activations", "initializers", "losses", "metrics"},
     {"layers"},

@@ -807,7 +807,7 @@ def test_callbacks_get_calibrated_parameters_and_the_last_epoch_too():
 
 
 def test_a_callback_that_returns_something_else_is_named():
-    with pytest.raises(TypeError, match="^callbacks: expected an Epoch or None from .* got True"):
+    with pytest.raises(TypeError, match=r"^callbacks: expected an Epoch or None from .* got True"):
         fit(callbacks=[lambda epoch: True])
 
 
@@ -818,7 +818,7 @@ def test_an_infinite_gradient_is_not_squashed(optimizer):
         return x * params["s"], lambda dy: ({"s": np.full_like(params["s"], inf)}, dy)
 
     net = serial(Dense(1), Layer(lambda key, shape: (shape, {"s": np.ones(1, np.float32)}), exploding))
-    with pytest.raises(NonFiniteError, match="^epoch 0, step 0: the gradient of exploding_1/s is not finite"):
+    with pytest.raises(NonFiniteError, match=r"^epoch 0, step 0: the gradient of exploding_1/s is not finite"):
         fit(net=net, params=params_of(net), optimizer=optimizer)
 
 
