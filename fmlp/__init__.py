@@ -8,6 +8,7 @@ import numpy as _numpy
 from fmlp import (
     activations,
     autodiff,
+    checkpoint,
     files,
     initializers,
     layers,
@@ -21,6 +22,7 @@ from fmlp import (
     tree,
 )
 from fmlp.autodiff import check_vjp, differentiable, grad, objective, value_and_grad, vjp
+from fmlp.checkpoint import Checkpoint, CheckpointError
 from fmlp.files import FileFormatError
 from fmlp.layers import Layer
 from fmlp.serialization import load, load_metadata, save
@@ -43,6 +45,8 @@ def __getattr__(name: str) -> _Any:
 
 
 __all__ = [
+    "Checkpoint",
+    "CheckpointError",
     "EarlyStopping",
     "FileFormatError",
     "FitResult",
@@ -52,6 +56,7 @@ __all__ = [
     "autodiff",
     "calibrate",
     "check_vjp",
+    "checkpoint",
     "differentiable",
     "evaluate",
     "files",

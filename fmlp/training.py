@@ -9,16 +9,19 @@ One step of `fit` is what a user's own loop would write:
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import count, pairwise
+from contextlib import nullcontext
+from itertools import count, islice, pairwise
 from math import inf, isfinite, isnan
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
 from fmlp import losses, optim, random, tree
 from fmlp.autodiff import objective, value_and_grad
+from fmlp.checkpoint import Checkpoint, Progress, Saver, describe
 from fmlp.layers import Calibration, Layer
 from fmlp.optim import Optimizer
 from fmlp.random import Key
@@ -36,6 +39,9 @@ __all__ = [
     "on_plateau",
     "predict",
 ]
+
+# Of what is not finite `NonFiniteError` tells.
+UNTOLD: dict[str, Any] = {"over": "ignore", "invalid": "ignore", "divide": "ignore"}
 
 Metric = Callable[[Any, Any], float]
 History = dict[str, list[float]]
@@ -132,6 +138,7 @@ def fit(
     class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
     shuffle: bool = True,
     progress: bool = True,
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
 ) -> FitResult:
     """Train `net` from `params` on `data` and return a `FitResult`.
 
@@ -148,7 +155,12 @@ def fit(
     Each callback gets an `Epoch`, its parameters calibrated, after every epoch and may return another. A bar shows the
     progress unless `progress` is False. Ctrl-C ends training and returns what has been reached.
 
-    Raises ValueError or TypeError before any work for arguments that do not fit, and `NonFiniteError`, naming the
+    `checkpoint`, a path or a `Checkpoint`, names a file that is written as training goes on. If it is there already,
+    `fit` goes on from it and ends with the same bits as if it had never stopped; the arguments must be the same, save
+    for `epochs`, `callbacks` and `progress`. SIGTERM then ends training as Ctrl-C does, and is handed on.
+
+    Raises ValueError or TypeError before any work for arguments that do not fit or a checkpoint of other settings,
+    `CheckpointError` when one cannot be written, and `NonFiniteError`, naming the
     step and the leaf, when the loss, a gradient or a parameter is no longer finite.
 
     >>> from fmlp.layers import Dense
@@ -166,6 +178,8 @@ def fit(
     if not isinstance(metrics, Mapping | None):
         raise TypeError(f"metrics: expected a dict from names to functions (y_true, y_pred) -> float, got {metrics!r}")
     metrics = dict(metrics or {})
+    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+        checkpoint = Checkpoint(checkpoint)
     _check_settings(net, optimizer, epochs, batch_size, early_stopping, metrics, validation, callbacks, _is_pair(data))
     if leaf := _first_non_finite(params):
         raise ValueError(f"params: expected finite numbers, got NaN or infinity in {leaf}")
@@ -182,72 +196,98 @@ def fit(
     if source.arrays:
         _check_targets("data", net, params, loss, source.arrays)
 
-    state = optimizer.init(params)
-    history: History = {}
-    best = params
-    stopped: Literal["done", "early", "callback", "interrupted"] = "done"
+    reached = Progress(params, optimizer.init(params), params)
+    saver = None
+    if checkpoint is not None:
+        settings = {
+            "net": describe(net.apply),
+            "params": _shapes(params),
+            "data": _shapes(source.arrays),
+            "validation": _shapes(held_out),
+            "loss": describe(loss),
+            "metrics": describe(metrics),
+            "optimizer": describe(optimizer.update),
+            "early_stopping": describe(early_stopping),
+            "batch_size": int(batch_size),
+            "shuffle": bool(shuffle),
+            "key": key.tolist(),
+            "weight": describe(weight),
+            "class_weight": describe(class_weight),
+        }
+        saver = Saver(checkpoint, settings, reached)
+        reached = saver.latest
     bar = tqdm(total=source.steps and source.steps * epochs, disable=not progress, unit="step", dynamic_ncols=True)
+    if reached.epoch or reached.step:
+        bar.update(reached.epoch * (source.steps or 0) + reached.step)
     shown: dict[str, str] = {}
-    try:
-        for epoch in range(epochs):
-            shuffle_key, steps_key = random.split(random.fold_in(epochs_key, epoch))
-            step_keys = _keys(steps_key)
-            total = total_weight = 0.0
-            before, grads = params, None
-            bar.set_description(f"epoch {epoch + 1}/{epochs}", refresh=False)
-            for i, (x, y, w) in enumerate(source.batches(shuffle_key)):
-                with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told by NonFiniteError instead
-                    value, next_grads = step(params, x, y, key=next(step_keys), weight=w)
-                    if not isfinite(value):
-                        raise _non_finite(epoch, i, value, params, before, grads)
-                    grads, before = next_grads, params
-                    updates, state = optimizer.update(grads, state, params)
-                    params = optim.apply_updates(params, updates)
-                rows = float(_rows(y) if w is None else np.sum(w))
-                total, total_weight = total + rows * float(value), total_weight + rows
-                if bar.update():
-                    bar.set_postfix({**shown, "loss": f"{total / (total_weight or 1):.4f}"}, refresh=False)
-            if not total_weight:
-                raise ValueError("data: expected at least one batch in every epoch with a weight above 0, got none")
-            if _first_non_finite(params):
-                raise _non_finite(epoch, i + 1, None, params, before, grads)
+    seconds = reached.seconds  # of earlier runs
+    with saver or nullcontext():
+        try:
+            while reached.epoch < epochs and not reached.stopped:
+                params, state, best, epoch, first, total, total_weight, history, *_ = reached
+                shuffle_key, steps_key = random.split(random.fold_in(epochs_key, epoch))
+                before, grads, i = params, None, first - 1
+                bar.set_description(f"epoch {epoch + 1}/{epochs}", refresh=False)
+                todo = zip(source.batches(shuffle_key), _keys(steps_key), strict=False)
+                for i, ((x, y, w), step_key) in enumerate(islice(todo, first, None), first):
+                    with np.errstate(**UNTOLD):
+                        value, next_grads = step(params, x, y, key=step_key, weight=w)
+                        if not isfinite(value):
+                            raise _non_finite(epoch, i, value, params, before, grads)
+                        grads, before = next_grads, params
+                        updates, state = optimizer.update(grads, state, params)
+                        params = optim.apply_updates(params, updates)
+                    rows = float(_rows(y) if w is None else np.sum(w))
+                    total, total_weight = total + rows * float(value), total_weight + rows
+                    reached = Progress(params, state, best, epoch, i + 1, total, total_weight, history, seconds=seconds)
+                    if saver:
+                        saver.after_step(reached)
+                    if bar.update():
+                        bar.set_postfix({**shown, "loss": f"{total / (total_weight or 1):.4f}"}, refresh=False)
+                if not total_weight:
+                    raise ValueError("data: expected at least one batch in every epoch with a weight above 0, got none")
+                if _first_non_finite(params):
+                    raise _non_finite(epoch, i + 1, None, params, before, grads)
 
-            record = {"loss": total / total_weight}
-            measured = held_out is not None or (metrics and source.arrays)
-            if measured or callbacks:
-                params = _calibrated(net, params, source.inputs())
-            if measured:
-                with np.errstate(over="ignore", invalid="ignore"):
-                    record |= _scores(net, params, source, held_out, loss, metrics)
-            if (lr := optim.learning_rate(state)) is not None:
-                record["lr"] = lr
-            for name, score in record.items():
-                history.setdefault(name, []).append(score)
-            shown = {name: f"{score:.3g}" if name == "lr" else f"{score:.4f}" for name, score in record.items()}
-            bar.set_postfix(shown, refresh=False)
+                record = {"loss": total / total_weight}
+                measured = held_out is not None or (metrics and source.arrays)
+                if measured or callbacks:
+                    params = _calibrated(net, params, source.inputs())
+                if measured:
+                    with np.errstate(**UNTOLD):
+                        record |= _scores(net, params, source, held_out, loss, metrics)
+                if (lr := optim.learning_rate(state)) is not None:
+                    record["lr"] = lr
+                history = history | {name: [*history.get(name, ()), score] for name, score in record.items()}
+                shown = {name: f"{score:.3g}" if name == "lr" else f"{score:.4f}" for name, score in record.items()}
+                bar.set_postfix(shown, refresh=False)
 
-            now = Epoch(epoch, params, state, history)
-            for callback in callbacks:
-                now = _called(callback, now)
-            _, params, state, history, stop = now
-            if stop:
-                stopped = "callback"
-            if early_stopping is not None:
-                best_epoch, stop_early = early_stopping.best(history[early_stopping.monitor])
-                best = params if best_epoch == epoch else best
-                if stop_early:
-                    stopped = "early"
-            if stopped != "done":
-                break
-    except KeyboardInterrupt:
-        stopped = "interrupted"
-    finally:
-        bar.close()
+                stop_early = False
+                if early_stopping is not None:
+                    best_epoch, stop_early = early_stopping.best(history[early_stopping.monitor])
+                    best = params if best_epoch == epoch else best
+                reached = reached._replace(
+                    params=params, best=best, history=history
+                )  # should a callback be interrupted
+                now = Epoch(epoch, params, state, history)
+                for callback in callbacks:
+                    now = _called(callback, now)
+                _, params, state, history, stop = now
+                stopped = "early" if stop_early else "callback" if stop else ""
+                reached = Progress(params, state, best, epoch + 1, history=history, stopped=stopped, seconds=seconds)
+                if saver:
+                    saver.after_epoch(reached)
+            stopped = reached.stopped or "done"
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+        finally:
+            bar.close()
+    params, history = reached.params, reached.history
     if early_stopping is not None and early_stopping.restore_best:
         best_epoch, _ = early_stopping.best(history.get(early_stopping.monitor, []))
-        params = params if best_epoch is None else best
+        params = params if best_epoch is None else reached.best
     params = _calibrated(net, params, source.inputs())
-    return FitResult(params, state, history, time.perf_counter() - started, stopped)
+    return FitResult(params, reached.state, history, seconds + time.perf_counter() - started, cast(Any, stopped))
 
 
 def predict(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Any:
@@ -443,6 +483,10 @@ def _scores(
         held_out = evaluate(net, params, validation, loss=loss, metrics=metrics)
         scores |= {f"val_{name}": score for name, score in held_out.items()}
     return scores
+
+
+def _shapes(values: Tree) -> dict[str, str]:
+    return {path: f"{np.asarray(leaf).dtype} {np.shape(leaf)}" for path, leaf in _named_leaves(values)}
 
 
 def _called(callback: Callable[[Epoch], Epoch | None], epoch: Epoch) -> Epoch:

@@ -26,6 +26,7 @@ FLOORS = [
     {"layers"},
     {"optim", "schedules"},
     {"serialization", "summary", "data"},
+    {"checkpoint"},
     {"training"},
 ]
 ABOVE = {"plotting", "estimators", "distributed"}
