@@ -46,6 +46,11 @@ def train(checkpoint: Path | None, epochs: int) -> fmlp.FitResult:
     )
 
 
+def written(path: Path) -> int:
+    """Return when the file was written last, 0 if never."""
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
 def survive(folder: Path, kills: int, seed: int, epochs: int) -> int:
     """Kill at least `kills` times, trainings one after the other; return how many kills were survived.
 
@@ -58,11 +63,12 @@ def survive(folder: Path, kills: int, seed: int, epochs: int) -> int:
         path, result = folder / f"{run}.npz", folder / f"{run}-result.npz"
         command = [sys.executable, __file__, "--child", str(path), str(result), "--epochs", str(epochs)]
         while True:
+            before = written(path)
             child = subprocess.Popen(command)
-            while child.poll() is None and not path.exists():  # the time until the first checkpoint is Python's own
-                time.sleep(0.005)
+            while child.poll() is None and written(path) == before:  # the time until then is Python's own
+                time.sleep(0.001)
             try:
-                child.wait(moments.uniform(0, 0.25) if killed < kills else None)
+                child.wait(moments.uniform(0, 0.1) if killed < kills else None)
             except subprocess.TimeoutExpired:
                 child.send_signal(signal.SIGKILL)
                 child.wait()
@@ -75,7 +81,7 @@ def survive(folder: Path, kills: int, seed: int, epochs: int) -> int:
         same = [np.array_equal(a, b) for a, b in zip(*map(fmlp.tree.leaves, (got, expected.params)), strict=True)]
         assert all(same), f"training {run}: other parameters"
         assert fmlp.load_metadata(result)["history"] == expected.history, f"training {run}: another history"
-        assert not list(folder.glob(".*")), "a temporary file was left"
+        assert not list(folder.glob(f".{path.name}.*")), "a temporary file was left"
     print(f"{killed} kills survived, {within} of them within a write, over {run} trainings; every bit the same")
     return killed
 
