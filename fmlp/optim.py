@@ -413,9 +413,6 @@ def with_learning_rate(state: Any, value: float) -> Any:
 
 Step: TypeAlias = tuple[Array, dict[str, Any]]
 
-BLOCK = 1 << 16
-"""How many parameters are updated at a time, so that the work on them stays in the cache."""
-
 
 def _descent(
     learning_rate: LearningRate,
@@ -463,7 +460,7 @@ def _descent(
             p = _vector_like(grads, g, params)
         if weight_decay:
             g += np.multiply(p, weight_decay, out=p)
-        updates, slots = _blockwise(step, g, lr, count + 1, slots)
+        updates, slots = step(g, lr, count + 1, **slots)
         if decoupled_decay:
             updates -= np.multiply(p, lr * decoupled_decay, out=p) * decays
         if mask is not None:
@@ -471,24 +468,6 @@ def _descent(
         return unravel(updates), OptimizerState(count + 1, lr, slots)
 
     return Optimizer(init, update)
-
-
-def _blockwise(step: Callable[..., Step], g: Array, lr: float, t: int, slots: dict[str, Any]) -> Step:
-    """Apply an element-wise step block by block."""
-    if g.size <= BLOCK:
-        return step(g, lr, t, **slots)
-    vectors = [name for name, slot in slots.items() if np.ndim(slot)]
-    updates = np.empty_like(g)
-    new = slots | {name: np.empty_like(g) for name in vectors}
-    for start in range(0, g.size, BLOCK):
-        part = slice(start, start + BLOCK)
-        updates[part], stepped = step(g[part], lr, t, **{k: v[part] if k in vectors else v for k, v in slots.items()})
-        for name, value in stepped.items():
-            if name in vectors:
-                new[name][part] = value
-            else:
-                new[name] = value
-    return updates, new
 
 
 def _adam(b1: float, b2: float, eps: float) -> Callable[..., Step]:

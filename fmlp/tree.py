@@ -37,7 +37,7 @@ def map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
         mapped = {}
         for key, child in tree.items():
             others = [other[key] for other in rest]
-            if type(child) is np.ndarray and all(map(_is_array, others)):  # spares a call
+            if [type(c) for c in (child, *others)].count(np.ndarray) == 1 + len(rest):  # leaves: spares a call
                 mapped[key] = f(child, *others)
             else:
                 mapped[key] = _at(key, f, child, *others)
@@ -154,10 +154,6 @@ def size(tree: Tree) -> int:
     16
     """
     return sum(np.size(leaf) for leaf in leaves(tree))
-
-
-def _is_array(leaf: Any) -> bool:
-    return type(leaf) is np.ndarray
 
 
 def _collect(tree: Tree, found: list[Any]) -> None:

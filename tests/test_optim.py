@@ -340,16 +340,6 @@ def test_names_and_the_order_of_leaves_do_not_matter(mode, weight_decay):
     assert_same_bits(named(there), run(optimizer, params, gradient, 20)[0])
 
 
-@EVERY
-@DECAY
-def test_working_block_by_block_changes_no_bit(mode, weight_decay, monkeypatch):
-    params, gradient = problem(12)
-    optimizer = MODES[mode](weight_decay=weight_decay)
-    whole = run(optimizer, params, gradient, 5)
-    monkeypatch.setattr(optim, "BLOCK", 4)  # of 10 parameters: two blocks and a half
-    assert_same_bits(run(optimizer, params, gradient, 5), whole)
-
-
 # ------------------------------------------------------------------------------- transformations
 
 
