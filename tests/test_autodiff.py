@@ -1,8 +1,10 @@
 """Derivatives: that they are right, pure, linear, lazy and in the right dtype, and that none goes untested."""
 
 import ast
+import copy
 import functools
 import pathlib
+import pickle
 import sys
 
 import numpy as np
@@ -372,6 +374,15 @@ def test_a_differentiable_function_looks_like_one():
     assert repr(activations.tanh) == "<differentiable fmlp.activations.tanh>"
     assert activations.tanh.__doc__.startswith("``tanh x``")
     assert autodiff.rule_of(activations.tanh) is activations.tanh.rule
+
+
+def test_one_of_a_module_is_pickled_and_copied_by_its_name_and_another_by_its_content():
+    for f in (activations.gelu, losses.huber, activations.swish):
+        assert pickle.loads(pickle.dumps(f)) is copy.deepcopy(f) is f
+    local = layers.Dense(2).apply
+    assert copy.deepcopy(local) is not local
+    with pytest.raises((AttributeError, pickle.PicklingError), match="dense"):
+        pickle.dumps(local)
 
 
 def a_function_without_a_vjp(x):
