@@ -3,6 +3,7 @@
 import ast
 import copy
 import functools
+import importlib.util
 import pathlib
 import pickle
 import sys
@@ -21,7 +22,10 @@ from fmlp.autodiff import Differentiable, check_vjp, differentiable, grad, objec
 # derivative to truncation; a hundred numbers whose fifth derivative is up to a hundred add up to this.
 TIGHT = {"rtol": 1e-8, "atol": 1e-10}
 
-calls = pytest.mark.parametrize("name", CASES)
+needs_sklearn = pytest.mark.skipif(not importlib.util.find_spec("sklearn"), reason="it needs scikit-learn")
+calls = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs_sklearn) if name.startswith("estimators.") else name for name in CASES]
+)
 
 
 def direction_like(y, seed=0):
