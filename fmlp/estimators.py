@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from math import inf, nan, sqrt
+from math import inf, sqrt
 from typing import Any, Self
 
 import numpy as np
@@ -41,7 +41,6 @@ try:
 except ModuleNotFoundError:
     raise ModuleNotFoundError("fmlp.estimators needs scikit-learn: pip install 'fmlp[sklearn]'") from None
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
@@ -49,7 +48,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from fmlp import activations, losses, optim, random, training, tree
+from fmlp import activations, losses, metrics, optim, random, training, tree
 from fmlp.autodiff import differentiable, objective, rule_of, value_and_grad
 from fmlp.initializers import uniform
 from fmlp.layers import Activation, BatchNorm, Dense, Dropout, Layer, serial
@@ -230,7 +229,7 @@ class _MLP(BaseEstimator):
 
     def _score(self, net: Layer, params: Tree, X: Any, y: Array, weight: Any) -> float:
         prediction = self._read(training.predict(net, params, X)).reshape(y.shape)
-        return float(self._metric(y, prediction, sample_weight=weight)) if np.isfinite(prediction).all() else nan
+        return float(self._metric(y, prediction, weight=weight))
 
     def _output(self, X: Any) -> Array:
         check_is_fitted(self)
@@ -308,7 +307,6 @@ class MLPClassifier(ClassifierMixin, _MLP):
     """
 
     _own_losses = ("log_loss",)
-    _metric = staticmethod(accuracy_score)
 
     # fmt: off
     def __init__(
@@ -358,6 +356,9 @@ class MLPClassifier(ClassifierMixin, _MLP):
             return losses.argmax(output)
         return losses.positive(output if self._multilabel else output[:, 0])
 
+    def _metric(self, y: Array, prediction: Array, *, weight: Any) -> Any:
+        return np.average((y == prediction).reshape(len(y), -1).all(1), weights=weight)
+
     def _encoded(self, y: Any, dtype: Any, fresh: bool) -> Array:
         check_classification_targets(y)
         kind = type_of_target(y)
@@ -401,7 +402,7 @@ class MLPRegressor(RegressorMixin, MultiOutputMixin, _MLP):
     """
 
     _own_losses = ("squared_error", "poisson")
-    _metric = staticmethod(r2_score)
+    _metric = staticmethod(metrics.r2)
 
     # fmt: off
     def __init__(

@@ -217,6 +217,15 @@ def test_early_stopping_returns_the_best_epoch_and_honours_weights():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("data", [digits, cancer, multilabel, diabetes, two_targets])
+def test_validation_scores_are_scikit_learns(data):
+    x, y = data()
+    weight = np.random.default_rng(0).uniform(0, 2, len(y))
+    model = (MLPRegressor if y.dtype.kind == "f" else MLPClassifier)(max_iter=3, random_state=0).fit(x, y)
+    for w in (None, weight):
+        assert model._score(model.net_, model.params_, x, y, w) == pytest.approx(model.score(x, y, w), rel=1e-12)
+
+
 def test_max_iter_reached_and_ctrl_c_are_warned_of():
     x, y = digits(60)
     for solver in ("adam", "lbfgs"):
