@@ -20,6 +20,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
+from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fmlp
@@ -308,12 +309,27 @@ def test_sparse_data_and_sparse_labels():
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_dtype_of_x_is_the_dtype_of_everything(dtype, solver):
+    seen = set()
+
+    @activations.elementwise
+    def watched(z):
+        seen.add(z.dtype)
+        return activations.tanh.rule(z)[0], lambda: 1 - np.tanh(z) ** 2
+
     x, y = digits(100)
-    model = MLPClassifier(max_iter=3, solver=solver, batch_norm=True).fit(x.astype(dtype), y)
+    model = MLPClassifier(activation=watched, max_iter=3, solver=solver, batch_norm=True).fit(x.astype(dtype), y)
+    assert seen == {np.dtype(dtype)}
     assert {leaf.dtype for leaf in tree.leaves(model.params_)} == {np.dtype(dtype)}
     assert model.predict_proba(x).dtype == dtype
     x, y = diabetes()
     assert MLPRegressor(max_iter=3, solver=solver).fit(x.astype(dtype), y).predict(x).dtype == dtype
+
+
+def test_tags_say_what_is_taken():
+    assert get_tags(MLPClassifier()) == get_tags(theirs.MLPClassifier())
+    reference = get_tags(theirs.MLPRegressor())
+    reference.target_tags.multi_output = True  # which it can, and does not say
+    assert get_tags(MLPRegressor()) == reference
 
 
 def test_labels_come_back_as_they_were():
