@@ -12,8 +12,8 @@ else. What is new:
   row can have several labels, a logit for each label, and zeros and ones.
 - `class_weight`: a dict or "balanced", as in scikit-learn's other classifiers. `verbose` shows a bar.
 
-float32 data are worked on in float32, which takes about half the time, all others in float64. The fitted network is
-there as `net_` and `params_`; `coefs_` and `intercepts_` belong to its Dense layers.
+float32 data are worked on in float32, which takes 0.5 to 0.7 of the time on 50,000 rows, all others in float64. The
+fitted network is there as `net_` and `params_`; `coefs_` and `intercepts_` belong to its Dense layers.
 
 With scikit-learn's own losses a step minimizes what scikit-learn's does: the batch's mean of the sum over the outputs,
 plus ``alpha/2 Σ w² / n``, w the weights without biases, n the batch's rows or the sum of their weights. The optimizers
