@@ -51,12 +51,24 @@ def recipe(name: str, rows: int) -> dict:
     }
 
 
+def natural_number(text: str, least: int = 0) -> int:
+    """Read an argument that is an integer of at least `least`."""
+    if (value := int(text)) < least:
+        raise ValueError
+    return value
+
+
+def positive_integer(text: str) -> int:
+    """Read an argument that is an integer of at least 1."""
+    return natural_number(text, least=1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits", help="digits, generated, or a path to your own data")
     parser.add_argument("--recipe", default="simple", choices=["simple", "full", "scheduled"])
-    parser.add_argument("--epochs", type=int, help="train for fewer or more epochs than the recipe says")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=positive_integer, help="train for fewer or more epochs than the recipe says")
+    parser.add_argument("--seed", type=natural_number, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "out", help="folder for the picture and the model")
     options = parser.parse_args()
 
@@ -66,21 +78,25 @@ def main() -> None:
             dataset, bayes = data.gaussian_classes(cache=ROOT / "data" / "cache" / "generated.npz")
         else:
             dataset = data.load(ROOT / "data" / "digits.npz" if options.data == "digits" else options.data)
-        labels = sorted(data.label_balance(dataset.y_train))
-    except data.DataError as error:
+        x_train, y_train, x_test, y_test = dataset
+        x_train, x_test = x_train.reshape(len(x_train), -1), x_test.reshape(len(x_test), -1)
+        print(f"train {x_train.shape}, test {x_test.shape}")
+        for name, y in (("train", y_train), ("test", y_test)):
+            print(f"{name:>5} labels:", "  ".join(f"{label}: {n}" for label, n in data.label_balance(y).items()))
+        mean, std = data.moments(x_train)
+    except (OSError, ValueError) as error:
         parser.error(str(error))
-    x_train, y_train, x_test, y_test = dataset
-    print(f"train {x_train.shape}, test {x_test.shape}, {len(labels)} classes")
-    for name, y in (("train", y_train), ("test", y_test)):
-        print(f"{name:>5} labels:", "  ".join(f"{label}: {n}" for label, n in data.label_balance(y).items()))
+    labels = np.unique(y_train)  # any integers: the network counts them from 0
+    if unseen := np.setdiff1d(y_test, labels).tolist():
+        parser.error(f"{options.data}: the test labels {unseen} are not among the training labels {labels.tolist()}")
+    y_train, y_test = np.searchsorted(labels, y_train), np.searchsorted(labels, y_test)
 
-    mean, std = data.moments(x_train)
     if not options.data.endswith(".csv"):  # all features have one unit, as pixels do: keep their proportions
         mean[:], std[:] = x_train.mean(dtype=np.float64), x_train.std(dtype=np.float64)
     x_train, x_test = data.standardize(x_train, mean, std), data.standardize(x_test, mean, std)
 
     key = random.key(options.seed)
-    net = build(classes=max(labels) + 1)
+    net = build(classes=len(labels))
     _, params = net.init(random.fold_in(key, 0), x_train.shape[1:])
     print("\n" + fmlp.summary(net, x_train.shape[1:]) + "\n")
 
@@ -90,7 +106,8 @@ def main() -> None:
         held_out = data.train_test_split(x_train, y_train, test_fraction=0.1, seed=options.seed)
         train, validation = held_out[:2], held_out[2:]
     settings = recipe(options.recipe, rows=len(train[0]))
-    settings["epochs"] = options.epochs or settings["epochs"]
+    if options.epochs is not None:
+        settings["epochs"] = options.epochs
     result = fmlp.fit(
         net,
         params,

@@ -1,8 +1,15 @@
 """Multilayer perceptrons as pure functions, in NumPy."""
 
+from importlib import import_module as _import_module
+from typing import Any as _Any
+
+import numpy as _numpy
+
 from fmlp import (
     activations,
     autodiff,
+    checkpoint,
+    files,
     initializers,
     layers,
     losses,
@@ -15,15 +22,33 @@ from fmlp import (
     tree,
 )
 from fmlp.autodiff import check_vjp, differentiable, grad, objective, value_and_grad, vjp
+from fmlp.checkpoint import Checkpoint, CheckpointError
+from fmlp.files import FileFormatError
 from fmlp.layers import Layer
 from fmlp.serialization import load, load_metadata, save
 from fmlp.summary import summary
 from fmlp.training import EarlyStopping, FitResult, NonFiniteError, calibrate, evaluate, fit, on_plateau, predict
 
+# glibc's malloc keeps about as much freed memory as it has seen freed at once and gives the rest back to the system,
+# which zeroes every page that the next training step touches: half of a step's time at batch 1024. What is freed here
+# was never touched, so it costs nothing; a MALLOC_TRIM_THRESHOLD_ in the environment still wins (docs/performance.md).
+_numpy.empty(31 << 20, _numpy.uint8)
+
 __version__ = "0.1.0"
 
+
+def __getattr__(name: str) -> _Any:
+    """Import on first use the modules that are not needed to train."""
+    if name in ("data", "plotting"):
+        return _import_module(f"fmlp.{name}")
+    raise AttributeError(f"module 'fmlp' has no attribute {name!r}")
+
+
 __all__ = [
+    "Checkpoint",
+    "CheckpointError",
     "EarlyStopping",
+    "FileFormatError",
     "FitResult",
     "Layer",
     "NonFiniteError",
@@ -31,8 +56,10 @@ __all__ = [
     "autodiff",
     "calibrate",
     "check_vjp",
+    "checkpoint",
     "differentiable",
     "evaluate",
+    "files",
     "fit",
     "grad",
     "initializers",

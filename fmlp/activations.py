@@ -100,7 +100,7 @@ def hardsigmoid(x: Array) -> Entry:
 @elementwise
 def relu(x: Array) -> Entry:
     """``max(x, 0)``; derivative 1 for x > 0, 0 elsewhere."""
-    return np.maximum(x, 0), lambda: x > 0
+    return np.maximum(x, zeros_like(x)), lambda: x > 0
 
 
 @elementwise
@@ -115,7 +115,9 @@ def leaky_relu(x: Array, negative_slope: float = 0.01) -> Entry:
 
     Maas, Hannun and Ng 2013, "Rectifier nonlinearities improve neural network acoustic models".
     """
-    return np.maximum(x, 0) + negative_slope * np.minimum(x, 0), lambda: _choose(x > 0, 1, negative_slope, x)
+    with np.errstate(over="ignore"):  # a slope above 1 takes the largest numbers to infinity
+        y = np.maximum(x, zeros_like(x)) + negative_slope * np.minimum(x, zeros_like(x))
+    return y, lambda: _choose(x > 0, 1, negative_slope, x)
 
 
 @elementwise
@@ -124,14 +126,10 @@ def elu(x: Array, alpha: float = 1.0) -> Entry:
 
     Clevert, Unterthiner and Hochreiter 2016, arXiv 1511.07289.
     """
-    e = np.minimum(x, 0, out=np.empty_like(x))
-    np.exp(e, out=e)
-    y = np.subtract(e, 1, out=np.empty_like(x))
+    e = np.exp(np.minimum(x, zeros_like(x)))
     if alpha == 1:  # saves three passes
-        return np.maximum(x, y, out=y), lambda: e
-    y *= alpha
-    y += np.maximum(x, 0)
-    return y, lambda: np.where(x > 0, e, alpha * e)
+        return np.maximum(x, e - 1), lambda: e
+    return np.maximum(x, 0) + alpha * (e - 1), lambda: np.where(x > 0, e, alpha * e)
 
 
 @elementwise
@@ -142,7 +140,7 @@ def celu(x: Array, alpha: float = 1.0) -> Entry:
     """
     _require(alpha > 0, f"alpha: expected a positive number, got {alpha}")
     e = np.exp(clip(x, -FAR * alpha, 0) / alpha)
-    return np.maximum(x, 0) + alpha * (e - 1), lambda: e
+    return np.maximum(x, 0) + alpha * np.expm1(clip(x, -FAR * alpha, 0) / alpha), lambda: e
 
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
@@ -173,13 +171,13 @@ def gelu(x: Array, approximate: str = "none") -> Entry:
         from scipy.special import ndtr
 
         z = clip(x, -40, 40)
-        cdf = ndtr(z)
+        cdf = ndtr(z).astype(x.dtype, copy=False)
         return np.maximum(x, -40) * cdf, lambda: cdf + z * np.exp(-0.5 * z * z) / sqrt(2 * pi)
     if approximate == "tanh":
         z = clip(x, -21, 21)
         cdf, e = _sigmoid(sqrt(8 / pi) * (z + 0.044715 * z**3))
         du = sqrt(8 / pi)
-        return np.maximum(x, -21) * cdf, lambda: cdf + z * du * (1 + 0.134145 * z * z) * e / (1 + e) ** 2
+        return np.maximum(x, -21) * cdf * (x > -21), lambda: cdf + z * du * (1 + 0.134145 * z * z) * e / (1 + e) ** 2
     raise ValueError(f"approximate: expected 'none' or 'tanh', got {approximate!r}")
 
 
@@ -285,6 +283,18 @@ def clip(x: Array, low: float, high: float) -> Array:
     """Return ``min(max(x, low), high)`` in the dtype of `x`, a good deal faster than np.clip on small arrays."""
     y: Array = np.minimum(np.maximum(x, low), high)
     return y
+
+
+def zeros_like(x: Array) -> Any:
+    """Return what np.minimum and np.maximum take for 0: an array, for then they use SIMD, unless it is too large."""
+    return _zeros(x.shape, x.dtype) if x.nbytes <= 1 << 20 else 0
+
+
+@functools.lru_cache(maxsize=16)
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    zeros = np.zeros(shape, dtype)
+    zeros.flags.writeable = False
+    return zeros
 
 
 def floating(x: Any) -> Array:

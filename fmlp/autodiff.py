@@ -41,20 +41,22 @@ Pullback = Callable[[Any], Iterable[Any]]
 class Differentiable(Generic[P, Y]):
     """A function that carries its vjp; made by `differentiable`.
 
-    ``f(*args)`` is the value, ``f.rule(*args)`` the value and the pullback.
+    ``f(*args)`` is the value, ``f.rule(*args)`` the value and the pullback. `value` may say how to work out the value
+    alone, where that takes less memory.
     """
 
     __name__: str
     children: Mapping[str, Any] = MappingProxyType({})
     """For the `apply` of a combinator, its layers by name."""
 
-    def __init__(self, rule: Callable[P, tuple[Y, Pullback]]) -> None:
+    def __init__(self, rule: Callable[P, tuple[Y, Pullback]], value: Callable[P, Y] | None = None) -> None:
         functools.update_wrapper(self, rule)
         self.rule = rule
+        self.value = value
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Y:
         """Return the value of the function."""
-        return self.rule(*args, **kwargs)[0]
+        return self.value(*args, **kwargs) if self.value else self.rule(*args, **kwargs)[0]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copy and pickle one that a module holds by its name, as a function is."""
@@ -98,7 +100,7 @@ def rule_of(f: Callable[..., Any], asker: str = "vjp") -> Callable[..., tuple[An
     if isinstance(f, functools.partial):
         rule = functools.partial(rule_of(f.func, asker), *f.args, **f.keywords)
         return _without_first(len(f.args), rule) if f.args else rule
-    name = getattr(f, "__qualname__", None) or repr(f)
+    name = getattr(f, "__qualname__", None) or getattr(f, "__name__", None) or repr(f)
     raise TypeError(
         f"{asker}: {name} has no vjp. Make it differentiable: decorate its rule, which returns "
         "(value, pullback), with fmlp.differentiable"
@@ -187,10 +189,13 @@ def objective(apply: Callable[..., Any], loss: Callable[..., Any]) -> Differenti
         params: Tree, x: Any, y: Any, *, key: random.Key | None = None, weight: Any = None
     ) -> tuple[Any, Pullback]:
         prediction, apply_pullback = apply_rule(params, x, train=True, key=key)
-        value, loss_pullback = loss_rule(prediction, y, weight=weight)
+        value, loss_pullback = loss_rule(prediction, y, **({} if weight is None else {"weight": weight}))
 
         def pullback(d: Any) -> Iterator[Any]:
-            yield from apply_pullback(next(iter(loss_pullback(d))))
+            cotangent = next(iter(loss_pullback(d)))
+            if isinstance(prediction, np.ndarray):  # a loss may have met float64 data: the network stays in its dtype
+                cotangent = np.asarray(cotangent, prediction.dtype)
+            yield from apply_pullback(cotangent)
             yield None
 
         return value, pullback
@@ -234,15 +239,12 @@ def check_vjp(
     if len(cotangents) != len(args):
         raise AssertionError(f"expected {len(args)} cotangents, one per positional argument, got {len(cotangents)}")
     for i, (arg, cotangent) in enumerate(zip(args, cotangents, strict=True)):
-        if cotangent is None:
-            continue
         try:
-            tree.map(lambda leaf, d: None, arg, cotangent)
+            values, derivatives = tree.leaves(arg), _cotangents(arg, cotangent)
         except ValueError as error:
             raise AssertionError(f"argument {i}, {error} as its cotangent") from None
-        values, derivatives = tree.leaves(arg), tree.leaves(cotangent)
         for j, (path, leaf, derivative) in enumerate(zip(tree.paths(arg), values, derivatives, strict=True)):
-            if np.asarray(leaf).dtype.kind != "f":
+            if derivative is None or np.asarray(leaf).dtype.kind != "f":
                 continue
             where = f"argument {i}" + (f", {path}" if path else "")
             if np.shape(derivative) != np.shape(leaf):
@@ -264,3 +266,13 @@ def check_vjp(
             scale = sum(float(np.sum(np.abs(t))) for t in terms)
             if not abs(exact - numeric) <= atol + rtol * scale:
                 raise AssertionError(f"{where}: the vjp gives {exact!r}, central differences {numeric!r}")
+
+
+def _cotangents(arg: Tree, cotangent: Tree) -> list[Any]:
+    """List the cotangents of the leaves of `arg`; None in place of one, or of a subtree of them, marks constants."""
+    if cotangent is None:
+        return [None] * len(tree.leaves(arg))
+    if isinstance(arg, tuple | list) and type(cotangent) is type(arg) and len(cotangent) == len(arg):
+        return [d for pair in zip(arg, cotangent, strict=True) for d in _cotangents(*pair)]
+    tree.map(lambda leaf, d: None, arg, cotangent)
+    return tree.leaves(cotangent)

@@ -1,8 +1,8 @@
 """Data sets: readers for npy, npz, IDX and CSV, and a generated set whose best possible accuracy is known.
 
 `load` reads whatever a path holds. A reader never unpickles, compares what a file promises with what it
-holds before it allocates, and answers everything that is wrong, a missing file included, with a
-`DataError` that names the file, what was found and what was expected.
+holds before it allocates, and answers whatever is wrong with a file with a `FileFormatError`, which names
+the file, what was found and what was expected (`fmlp.files` says more).
 """
 
 from __future__ import annotations
@@ -13,23 +13,17 @@ import os
 import secrets
 import struct
 from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager
-from io import BytesIO
 from itertools import chain
 from math import isfinite, prod
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeAlias
-from zipfile import ZipFile
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
-StrPath: TypeAlias = str | os.PathLike[str]
+from fmlp.files import Array, FileFormatError, StrPath, read_npy, read_npz, reading, shown, unpacked_limit
 
 __all__ = [
-    "DataError",
     "Dataset",
     "gaussian_classes",
     "label_balance",
@@ -48,10 +42,6 @@ _IDX = ("images-idx3-ubyte", "labels-idx1-ubyte")
 _PARTS = (("train",), ("t10k", "test"))
 _RADIUS, _NOISE = 4.5, 0.44  # of gaussian_classes; with ten classes the Bayes accuracy is near 60 %
 _RECIPE = 1  # goes up when gaussian_classes draws other numbers, so that no cache outlives its recipe
-
-
-class DataError(ValueError):
-    """A file or an array that is not what it should be."""
 
 
 class Dataset(NamedTuple):
@@ -78,9 +68,10 @@ def load(path: StrPath, *, label: str | int | None = None, test_fraction: float 
     Returns a `Dataset`: features float32 unless memory-mapped; labels int64 when stored as integers,
     otherwise targets float32. Labels of shape (rows, 1) become (rows,).
 
-    Raises DataError when the path or an expected file is missing, a file is damaged or empty, rows and
-    labels differ in number, training and test rows in width, or a value is NaN or infinite (features that
-    are memory-mapped are not scanned); ValueError when `test_fraction` is not between 0 and 1.
+    Raises FileFormatError when a file is missing from the folder, damaged or empty, rows and labels differ in
+    number, training and test rows in width, or a value is NaN or infinite (features that are memory-mapped
+    are not scanned); FileNotFoundError when there is nothing at `path`; ValueError when `test_fraction` is
+    not between 0 and 1, or `label` is given for no CSV file.
 
     >>> data = load("data/digits.npz")
     >>> data.x_train.shape, data.x_train.dtype, data.y_test.shape, data.y_test.dtype
@@ -88,10 +79,9 @@ def load(path: StrPath, *, label: str | int | None = None, test_fraction: float 
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder")
+    path.stat()  # raises FileNotFoundError
     if label is not None and suffix != ".csv":
-        raise DataError(f"{path}: label={label!r} is for CSV files only")
+        raise ValueError(f"{path}: label={label!r} is for CSV files only")
     if path.is_dir():
         return _load_folder(path)
     if suffix == ".csv":
@@ -99,55 +89,17 @@ def load(path: StrPath, *, label: str | int | None = None, test_fraction: float 
     elif suffix == ".npz":
         arrays = read_npz(path)
     else:
-        raise DataError(f"{path}: expected a folder, an .npz file or a .csv file")
+        raise FileFormatError(f"{path}: expected a folder, an .npz file or a .csv file")
 
     names = Dataset._fields
     if arrays.keys() >= set(names):
         return _dataset([arrays[name] for name in names], [f"{path}: {name}" for name in names])
     if not arrays.keys() >= {"x", "y"}:
-        raise DataError(f"{path}: expected arrays {', '.join(names)}, or x, y; found {_some(list(arrays))}")
+        raise FileFormatError(f"{path}: expected arrays {', '.join(names)}, or x, y; found {_some(list(arrays))}")
     x, y = _examples(arrays["x"], arrays["y"], f"{path}: x", f"{path}: y")
     if len(x) < 2:
-        raise DataError(f"{path}: expected at least 2 rows, to split, got 1")
+        raise FileFormatError(f"{path}: expected at least 2 rows, to split, got 1")
     return train_test_split(x, y, test_fraction, seed)
-
-
-def read_npy(path: StrPath) -> np.memmap[Any, np.dtype[Any]]:
-    """Open the array in an npy file, memory-mapped and read-only.
-
-    Raises DataError when the file is missing, is no npy file, holds Python objects (nothing is ever
-    unpickled), or is longer or shorter than its header promises.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     np.save(Path(folder) / "x.npy", np.zeros((3, 2)))
-    ...     read_npy(Path(folder) / "x.npy").shape
-    (3, 2)
-    """
-    path = Path(path)
-    with _reading(path, "npy"):
-        with path.open("rb") as stream:
-            _check_npy(stream, path.stat().st_size, str(path))
-        return np.lib.format.open_memmap(path, mode="r")
-
-
-def read_npz(path: StrPath) -> dict[str, Array]:
-    """Read all arrays in an npz file, by name.
-
-    Raises DataError when the file is missing, is no npz file, is damaged, or holds Python objects (nothing
-    is ever unpickled).
-
-    >>> sorted(read_npz("data/digits.npz"))
-    ['x_test', 'x_train', 'y_test', 'y_train']
-    """
-    path = Path(path)
-    arrays: dict[str, Array] = {}
-    with _reading(path, "npz"), ZipFile(path) as archive:
-        for name in archive.namelist():
-            member = archive.read(name)
-            _check_npy(BytesIO(member), len(member), f"{path}: {name}")
-            arrays[name.removesuffix(".npy")] = np.lib.format.read_array(BytesIO(member), allow_pickle=False)
-    return arrays
 
 
 def read_idx(path: StrPath) -> npt.NDArray[np.uint8]:
@@ -156,8 +108,8 @@ def read_idx(path: StrPath) -> npt.NDArray[np.uint8]:
     The file is the bytes 0, 0, 8 and the number of dimensions, each dimension as a big-endian uint32, then
     the values. Returns them as uint8 in that shape: (images, rows, columns), or (labels,).
 
-    Raises DataError when the file is missing, starts otherwise, holds no values, or is longer or shorter than
-    its dimensions promise.
+    Raises FileFormatError when the file starts otherwise, holds no values, is longer or shorter than its
+    dimensions promise, or unpacks to more than 64 MiB and 100 times its size.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -167,24 +119,30 @@ def read_idx(path: StrPath) -> npt.NDArray[np.uint8]:
     array([7, 2, 1], dtype=uint8)
     """
     path = Path(path)
-    with _reading(path, "IDX"), (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
+    with reading(path, "IDX"), path.open("rb") as file, gzip.open(file) if path.suffix == ".gz" else file as stream:
         magic = stream.read(4)
         if len(magic) < 4 or not magic.startswith(b"\0\0\x08") or magic[3] == 0:
-            raise DataError(
+            raise FileFormatError(
                 f"{path}: expected IDX, whose first bytes are 00 00 08 and the number of dimensions, "
                 f"got {magic.hex(' ') or 'an empty file'}"
             )
         sizes = stream.read(4 * magic[3])
         if len(sizes) < 4 * magic[3]:
-            raise DataError(f"{path}: expected {magic[3]} dimensions, but the file ends within them")
+            raise FileFormatError(f"{path}: expected {magic[3]} dimensions, but the file ends within them")
         shape = struct.unpack(f">{magic[3]}I", sizes)
-        promised = prod(shape)
+        promised, limit = prod(shape), unpacked_limit(os.fstat(file.fileno()).st_size)
+        if promised > limit:
+            raise FileFormatError(
+                f"{path}: expected at most {limit} values, got {shown(f'{promised} for {shape}', 200)}"
+            )
         values = bytearray()  # grows with what is there: a promise alone allocates nothing
         while chunk := stream.read(min(1 << 20, promised + 1 - len(values))):
             values += chunk
         if len(values) != promised or not promised:
             found = "more" if len(values) > promised else len(values)
-            raise DataError(f"{path}: expected {promised} values for the shape {shape}, at least 1, got {found}")
+            raise FileFormatError(
+                f"{path}: expected {promised} values for the shape {shown(str(shape))}, at least 1, got {found}"
+            )
         return np.frombuffer(values, np.uint8).reshape(shape)
 
 
@@ -197,9 +155,9 @@ def read_csv(path: StrPath, label: str | int | None = None) -> tuple[Array, Arra
     Returns `x`, float64 of shape (rows, columns - 1), and `y` of shape (rows,): int64 when every label is
     written as a whole number, otherwise float64.
 
-    Raises DataError when the file is missing, has no rows or fewer than two columns, when a row has more or
-    fewer cells than the first, when a cell is no finite number (line and column are named), or when there is
-    no such label.
+    Raises FileFormatError when the file has no rows or fewer than two columns, when a row has more or fewer
+    cells than the first, when a cell is no finite number (line and column are named), or when there is no
+    such label.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -211,7 +169,7 @@ def read_csv(path: StrPath, label: str | int | None = None) -> tuple[Array, Arra
     """
     path = Path(path)
     values, whole = array("d"), True
-    with _reading(path, "CSV"), path.open(encoding="utf-8-sig", newline="") as stream:
+    with reading(path, "CSV"), path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream)
         rows = (row for row in reader if row)
         first = next(rows, [])
@@ -219,15 +177,15 @@ def read_csv(path: StrPath, label: str | int | None = None) -> tuple[Array, Arra
         column = _label_column(path, label, header, len(first))
         for row in rows if header else chain([first], rows):
             if len(row) != len(first):
-                raise DataError(f"{path}: line {reader.line_num}: expected {len(first)} cells, got {len(row)}")
+                raise FileFormatError(f"{path}: line {reader.line_num}: expected {len(first)} cells, got {len(row)}")
             if not all(map(_is_number, row)):
                 bad = next(i for i, cell in enumerate(row) if not _is_number(cell))
-                place = f"line {reader.line_num}, column {bad + 1}" + (f" ({header[bad]})" if header else "")
-                raise DataError(f"{path}: {place}: expected a finite number, got {row[bad]!r}")
+                place = f"line {reader.line_num}, column {bad + 1}" + (f" ({shown(header[bad])})" if header else "")
+                raise FileFormatError(f"{path}: {place}: expected a finite number, got '{shown(row[bad])}'")
             values.extend(map(float, row))
             whole = whole and row[column].strip().lstrip("+-").isdigit()
         if not values:
-            raise DataError(f"{path}: expected rows of numbers, got none")
+            raise FileFormatError(f"{path}: expected rows of numbers, got none")
     table = np.frombuffer(values).reshape(-1, len(first))
     x, y = np.delete(table, column, axis=1), table[:, column].copy()
     return x, y.astype(np.int64) if whole and np.abs(y).max() < 1 << 53 else y
@@ -239,8 +197,8 @@ def train_test_split(x: Array, y: Array, test_fraction: float = 0.2, seed: int =
     Integer labels of shape (rows,) are split in proportion: of each label's rows the share set aside is that
     of all rows, rounded up or down to a whole row. Rows keep their order, and are copied.
 
-    Raises DataError when `x` and `y` differ in length or have fewer than two rows, ValueError when
-    `test_fraction` is not between 0 and 1.
+    Raises ValueError when `x` and `y` differ in length or have fewer than two rows, or `test_fraction` is not
+    between 0 and 1.
 
     >>> split = train_test_split(np.arange(20).reshape(10, 2), np.array([0] * 5 + [1] * 5))
     >>> split.x_test.shape, split.y_test
@@ -248,7 +206,7 @@ def train_test_split(x: Array, y: Array, test_fraction: float = 0.2, seed: int =
     """
     n = len(y)
     if len(x) != n or n < 2:
-        raise DataError(f"expected as many rows as labels, at least 2, got {len(x)} rows and {n} labels")
+        raise ValueError(f"expected as many rows as labels, at least 2, got {len(x)} rows and {n} labels")
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction: expected a number between 0 and 1, got {test_fraction}")
     count = min(max(round(n * test_fraction), 1), n - 1)
@@ -269,19 +227,19 @@ def moments(x: Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
     For `x` of shape (rows, features) both have shape (features,). A constant column's deviation is given
     as 1, so that it becomes 0 and not NaN.
 
-    Raises DataError when `x` has no rows, or a mean or deviation is not finite.
+    Raises ValueError when `x` has no rows, or a mean or deviation is not finite.
 
     >>> mean, std = moments(np.array([[1.0, 5.0], [3.0, 5.0]]))
     >>> mean, std
     (array([2., 5.]), array([1., 1.]))
     """
     if x.ndim != 2 or not len(x):
-        raise DataError(f"x: expected shape (rows, features) and at least one row, got {x.shape}")
+        raise ValueError(f"x: expected shape (rows, features) and at least one row, got {x.shape}")
     with np.errstate(invalid="ignore", over="ignore"):
         mean, std = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(mean) | ~np.isfinite(std))
     if bad.size:
-        raise DataError(f"x: expected finite values, got NaN, infinity or overflow in column {bad[0]}")
+        raise ValueError(f"x: expected finite values, got NaN, infinity or overflow in column {bad[0]}")
     std[(x.min(0) == x.max(0)) | (std == 0)] = 1  # rounding can hide that a column is constant
     return mean, std
 
@@ -289,14 +247,14 @@ def moments(x: Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 def standardize(x: Array, mean: Array, std: Array) -> npt.NDArray[np.float32]:
     """Compute (x - mean) / std as float32, with the `moments` of the training rows.
 
-    Raises DataError when `x` is not of shape (rows, features), with `mean` and `std` of shape (features,).
+    Raises ValueError when `x` is not of shape (rows, features), with `mean` and `std` of shape (features,).
 
     >>> x_train, x_test = np.array([[1.0, 5.0], [3.0, 5.0]]), np.array([[4.0, 6.0]])
     >>> standardize(x_test, *moments(x_train))
     array([[2., 1.]], dtype=float32)
     """
     if x.ndim != 2 or not x.shape[1:] == mean.shape == std.shape:
-        raise DataError(
+        raise ValueError(
             f"expected x (rows, features), mean and std (features,), got {x.shape}, {mean.shape}, {std.shape}"
         )
     z = np.subtract(x, mean, dtype=np.float64)
@@ -307,17 +265,17 @@ def standardize(x: Array, mean: Array, std: Array) -> npt.NDArray[np.float32]:
 def label_balance(y: Array) -> dict[int, int]:
     """Count the rows of each label: {label: count}, in the order of the labels.
 
-    Raises DataError when `y` is not of shape (rows,), or a label is no whole number.
+    Raises ValueError when `y` is not of shape (rows,), or a label is no whole number.
 
     >>> label_balance(np.array([2, 0, 2]))
     {0: 1, 2: 2}
     """
     if y.ndim != 1 or y.dtype.kind not in "biuf":
-        raise DataError(f"y: expected labels of shape (rows,), got {y.dtype} of shape {y.shape}")
+        raise ValueError(f"y: expected labels of shape (rows,), got {y.dtype} of shape {y.shape}")
     labels, counts = np.unique(y, return_counts=True)
     for label in labels:
         if not float(label).is_integer():
-            raise DataError(f"y: expected whole numbers as labels, got {label}")
+            raise ValueError(f"y: expected whole numbers as labels, got {label}")
     return dict(zip(map(int, labels), map(int, counts), strict=True))
 
 
@@ -345,8 +303,8 @@ def gaussian_classes(
     Returns the `Dataset`, float32 features and int64 labels, and the Bayes accuracy. With `cache`, an .npz
     file, both are read from there when it exists, and written there, atomically, when it does not.
 
-    Raises ValueError for a count or seed that makes no sense; DataError when `cache` exists and is not what
-    these arguments make: it is never overwritten.
+    Raises ValueError for a count or seed that makes no sense; FileFormatError when `cache` exists and is not
+    what these arguments make: it is never overwritten.
 
     >>> data, bayes_accuracy = gaussian_classes()
     >>> data.x_train.shape, round(bayes_accuracy, 2)
@@ -359,10 +317,13 @@ def gaussian_classes(
         )
     recipe = np.array([_RECIPE, rows_train, rows_test, features, classes, seed])
     if cache is not None and Path(cache).exists():
-        stored = read_npz(cache)
-        if not np.array_equal(stored.get("recipe", ()), recipe):
-            raise DataError(f"{cache}: not what these arguments generate; delete it, or choose another cache")
-        return Dataset(*(stored[name] for name in Dataset._fields)), float(stored["bayes_accuracy"])
+        with reading(cache, "a generated set"):
+            stored = read_npz(cache)
+            if not np.array_equal(stored.get("recipe", ()), recipe):
+                raise FileFormatError(f"{cache}: not what these arguments generate; delete it, or choose another cache")
+            names = Dataset._fields
+            kept = _dataset([stored[name] for name in names], [f"{cache}: {name}" for name in names])
+            return kept, float(stored["bayes_accuracy"])
 
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((classes, 2, features))
@@ -390,20 +351,20 @@ def _load_folder(path: Path) -> Dataset:
     names = sorted(entry.name for entry in path.iterdir())
     if any(name in names for name in _NPY):
         if missing := [name for name in _NPY if name not in names]:
-            raise DataError(f"{path}: expected {', '.join(missing)} too, found {_some(names)}")
+            raise FileFormatError(f"{path}: expected {', '.join(missing)} too, found {_some(names)}")
         return _dataset([read_npy(path / name) for name in _NPY], [str(path / name) for name in _NPY])
 
     wanted = [[f"{part}-{kind}{gz}" for part in parts for gz in ("", ".gz")] for parts in _PARTS for kind in _IDX]
     found = [next((name for name in options if name in names), "") for options in wanted]
     if not any(found):
-        raise DataError(f"{path}: expected {', '.join(_NPY)}, or MNIST's files; found {_some(names)}")
+        raise FileFormatError(f"{path}: expected {', '.join(_NPY)}, or MNIST's files; found {_some(names)}")
     if missing := [" or ".join(options) for options, name in zip(wanted, found, strict=True) if not name]:
-        raise DataError(f"{path}: expected {', '.join(missing)} too, found {_some(names)}")
+        raise FileFormatError(f"{path}: expected {', '.join(missing)} too, found {_some(names)}")
     arrays = []
     for name, dimensions, kind in zip(found, (3, 1, 3, 1), ("images", "labels") * 2, strict=True):
         arrays.append(read_idx(path / name))
         if arrays[-1].ndim != dimensions:
-            raise DataError(
+            raise FileFormatError(
                 f"{path / name}: expected {kind}, of dimensions {dimensions} (magic number {0x800 + dimensions}), "
                 f"got {arrays[-1].ndim} ({0x800 + arrays[-1].ndim})"
             )
@@ -415,11 +376,11 @@ def _dataset(arrays: list[Array], names: list[str]) -> Dataset:
     x_train, y_train = _examples(arrays[0], arrays[1], names[0], names[1])
     x_test, y_test = _examples(arrays[2], arrays[3], names[2], names[3])
     if x_train.shape[1:] != x_test.shape[1:]:
-        raise DataError(
+        raise FileFormatError(
             f"{names[2]}: expected rows of shape {x_train.shape[1:]} as in {names[0]}, got {x_test.shape[1:]}"
         )
     if y_train.shape[1:] != y_test.shape[1:] or y_train.dtype != y_test.dtype:
-        raise DataError(
+        raise FileFormatError(
             f"{names[3]}: expected {y_train.dtype} of row shape {y_train.shape[1:]} as in {names[1]}, "
             f"got {y_test.dtype} of {y_test.shape[1:]}"
         )
@@ -430,16 +391,18 @@ def _examples(x: Array, y: Array, x_name: str, y_name: str) -> tuple[Array, Arra
     """Check one part of a data set, and bring it into the dtypes that `load` promises."""
     for array_, name in ((x, x_name), (y, y_name)):
         if array_.dtype.kind not in "biuf":
-            raise DataError(f"{name}: expected numbers, got dtype {array_.dtype}")
+            raise FileFormatError(f"{name}: expected numbers, got dtype {array_.dtype}")
     if x.ndim < 2 or not x.size:
-        raise DataError(f"{x_name}: expected shape (rows, features), at least one of each, got {x.shape}")
+        raise FileFormatError(f"{x_name}: expected shape (rows, features), at least one of each, got {x.shape}")
     if y.ndim not in (1, 2) or not y.size:
-        raise DataError(f"{y_name}: expected shape (rows,) or (rows, outputs), at least one of each, got {y.shape}")
+        raise FileFormatError(
+            f"{y_name}: expected shape (rows,) or (rows, outputs), at least one of each, got {y.shape}"
+        )
     if len(x) != len(y):
-        raise DataError(f"{y_name}: expected {len(x)} labels, one for each row of {x_name}, got {len(y)}")
+        raise FileFormatError(f"{y_name}: expected {len(x)} labels, one for each row of {x_name}, got {len(y)}")
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit becomes infinite, and is refused
         y = y.astype(np.float32 if y.dtype.kind == "f" else np.int64, copy=False)
         _check_finite(y, y_name)
         if not isinstance(x, np.memmap):
@@ -451,32 +414,7 @@ def _examples(x: Array, y: Array, x_name: str, y_name: str) -> tuple[Array, Arra
 def _check_finite(values: Array, name: str) -> None:
     if not (np.isfinite(values.min()) and np.isfinite(values.max())):  # NaN passes through both; no copy
         place = tuple(map(int, np.argwhere(~np.isfinite(values))[0]))
-        raise DataError(f"{name}: expected finite float32 values, got {values[place]} at index {place}")
-
-
-@contextmanager
-def _reading(path: Path, kind: str) -> Iterator[None]:
-    """Turn what goes wrong while a file is read into a DataError."""
-    try:
-        yield
-    except DataError:
-        raise
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except Exception as error:  # gzip, zipfile, zlib, tokenize and csv each have errors of their own
-        raise DataError(f"{path}: cannot be read as {kind}: {error}") from error
-
-
-def _check_npy(stream: IO[bytes], size: int, name: str) -> None:
-    """Check that an npy stream of `size` bytes holds exactly what its header promises, and no objects."""
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
-    if dtype.hasobject:
-        raise DataError(f"{name}: expected numbers, got Python objects, which are never unpickled")
-    promised, found = prod(shape) * dtype.itemsize, size - stream.tell()
-    if promised != found:
-        raise DataError(f"{name}: expected {promised} bytes for {dtype} of shape {shape}, got {found}")
+        raise FileFormatError(f"{name}: expected finite float32 values, got {values[place]} at index {place}")
 
 
 def _is_number(cell: str) -> bool:
@@ -488,19 +426,19 @@ def _is_number(cell: str) -> bool:
 
 def _label_column(path: Path, label: str | int | None, header: list[str], width: int) -> int:
     if width < 2:
-        raise DataError(f"{path}: expected at least two columns separated by commas, got {width}")
+        raise FileFormatError(f"{path}: expected at least two columns separated by commas, got {width}")
     if isinstance(label, str):
         if header.count(label) != 1:
-            raise DataError(f"{path}: expected one column named {label!r}, got {_some(header) or 'no header'}")
+            raise FileFormatError(f"{path}: expected one column named {label!r}, got {_some(header) or 'no header'}")
         return header.index(label)
     column = -1 if label is None else label
     if not -width <= column < width:
-        raise DataError(f"{path}: expected a label column from {-width} to {width - 1}, got {column}")
+        raise FileFormatError(f"{path}: expected a label column from {-width} to {width - 1}, got {column}")
     return column % width
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    return ", ".join(map(shown, names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
 def _write_npz(path: Path, arrays: dict[str, Array]) -> None:

@@ -54,6 +54,12 @@ def Dense(
     """
     _positive("features", features)
     w_init, b_init = w_init or xavier_uniform(), b_init or zeros()
+    for name, initializer in (("w_init", w_init), ("b_init", b_init)):
+        if not callable(initializer):
+            raise TypeError(
+                f"{name}: expected an initializer, such as xavier_uniform(), got {initializer!r}; the input's width is "
+                "not given: init is told the input's shape"
+            )
 
     def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
         w_key, b_key = random.split(key)
@@ -66,7 +72,7 @@ def Dense(
     def dense(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
         w = params["w"]
         x = _features(x, w.dtype, len(w), sparse=True)
-        y = x @ w
+        y = _rows(x).dot(w)  # half the overhead of matmul
         if bias:
             b = params["b"]
             if b.shape != (features,):
@@ -74,14 +80,14 @@ def Dense(
             y += b
 
         def pullback(dy: Array) -> Iterator[Any]:
-            rows = _rows(dy)
-            d = {"w": _rows(x).T @ rows}
+            dy = _rows(dy)
+            d = {"w": _rows(x).T.dot(dy)}
             if bias:
-                d["b"] = _ones(len(rows), rows.dtype) @ rows  # rows.sum(0), several times faster
+                d["b"] = _ones(len(dy), dy.dtype).dot(dy)  # dy.sum(0), several times faster
             yield d
-            yield dy @ w.T
+            yield dy.dot(w.T).reshape(x.shape)
 
-        return y, pullback
+        return y if x.ndim == 2 else y.reshape(*x.shape[:-1], features), pullback
 
     return Layer(init, dense)
 
@@ -134,7 +140,7 @@ class Calibration:
         self.moments.append((params, mean, var, rows))
 
 
-def BatchNorm(eps: float = 1e-5) -> Layer:
+def BatchNorm(*, eps: float = 1e-5) -> Layer:
     """Normalize each feature: ``y = scale (x - mean) / √(var + eps) + bias``, (..., n) to (..., n).
 
     With ``train=True``, `mean` and `var` are the batch's, over all axes but the last; the derivative with respect to
@@ -195,7 +201,7 @@ def BatchNorm(eps: float = 1e-5) -> Layer:
     return Layer(init, batch_norm)
 
 
-def LayerNorm(eps: float = 1e-5) -> Layer:
+def LayerNorm(*, eps: float = 1e-5) -> Layer:
     """Normalize each row: ``y = scale (x - mean) / √(var + eps) + bias`` over the last axis, (..., n) to (..., n).
 
     Parameters: `scale` (n,) of ones and `bias` (n,) of zeros. Ba, Kiros and Hinton 2016, arXiv 1607.06450.
@@ -338,16 +344,23 @@ def serial(*layers: Layer) -> Layer:
                 _raise_inside(name, error)
         return shape, _with_leaves(params)
 
-    def serial(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
+    def forward(
+        params: Tree, x: Any, *, train: Any = False, key: Key | None = None, pullbacks: list[Pullback] | None = None
+    ) -> Any:
         _check_children(params, children)
         x = _in_dtype_of(params, x)
-        pullbacks = []
         for (name, layer), k in zip(children.items(), _keys(key, train, len(children)), strict=True):
             try:
                 x, pullback = rule_of(layer.apply)(params.get(name, {}), x, train=train, key=k)
             except (KeyError, TypeError, ValueError) as error:
                 _raise_inside(name, error)
-            pullbacks.append(pullback)
+            if pullbacks is not None:  # else what it holds is free at the next layer
+                pullbacks.append(pullback)
+        return x
+
+    def serial(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
+        pullbacks: list[Pullback] = []
+        y = forward(params, x, train=train, key=key, pullbacks=pullbacks)
 
         def chain_rule(dy: Any) -> Iterator[Any]:
             grads = {}
@@ -362,9 +375,9 @@ def serial(*layers: Layer) -> Layer:
                 next(cotangents)
             yield from cotangents
 
-        return x, chain_rule
+        return y, chain_rule
 
-    return Layer(init, _combinator(serial, children))
+    return Layer(init, _combinator(serial, children, value=forward))
 
 
 def parallel(*layers: Layer) -> Layer:
@@ -423,15 +436,15 @@ def residual(*layers: Layer) -> Layer:
             raise ValueError(f"shape: expected a result of the input's shape, {shape}, got {out}")
         return shape, params
 
-    def residual(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
+    def residual(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
         y, inner_pullback = rule(params, x, train=train, key=key)
 
-        def pullback(dy: Array) -> Iterator[Any]:
+        def pullback(dy: Any) -> Iterator[Any]:
             cotangents = iter(inner_pullback(dy))
             yield next(cotangents)
-            yield dy + next(cotangents)
+            yield _sum((next(cotangents), dy))
 
-        return y + np.asarray(x, y.dtype), pullback
+        return _sum((y, tree_map(lambda yi, xi: np.asarray(xi, yi.dtype), y, x))), pullback
 
     return Layer(init, _combinator(residual, children))
 
@@ -610,6 +623,8 @@ def _named(asker: str, layers: Iterable[Layer]) -> dict[str, Layer]:
             name = getattr(layer, "__name__", repr(layer))
             if isinstance(layer, Differentiable):
                 hint = f"; make a layer of it: Activation({name})"
+            elif isinstance(layer, np.ufunc):
+                hint = f"; NumPy's functions have no vjp: use a layer such as {name.capitalize()}()"
             elif isinstance(layer, list):
                 name, hint = "a list", f"; unpack it: {asker}(*layers)"
             else:
@@ -620,8 +635,10 @@ def _named(asker: str, layers: Iterable[Layer]) -> dict[str, Layer]:
     return children
 
 
-def _combinator(rule: Callable[..., Any], children: dict[str, Layer]) -> Differentiable[..., Any]:
-    apply = Differentiable(rule)
+def _combinator(
+    rule: Callable[..., Any], children: dict[str, Layer], value: Callable[..., Any] | None = None
+) -> Differentiable[..., Any]:
+    apply = Differentiable(rule, value)
     apply.children = children
     return apply
 

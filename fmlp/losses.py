@@ -70,10 +70,15 @@ def loss(predict: Callable[[Array], Array] = as_is) -> Callable[[Callable[..., t
 
 def prediction_of(loss: Callable[..., Any]) -> Callable[[Array], Array]:
     """Return the way a prediction is read off for `loss`, which may be a `functools.partial` of a loss."""
+    predict: Callable[[Array], Array] = getattr(unbound(loss), "predict", as_is)
+    return predict
+
+
+def unbound(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the loss of which `loss` is a `functools.partial`, or `loss` itself."""
     while isinstance(loss, functools.partial):
         loss = loss.func
-    predict: Callable[[Array], Array] = getattr(loss, "predict", as_is)
-    return predict
+    return loss
 
 
 @loss()

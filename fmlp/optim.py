@@ -238,8 +238,8 @@ def nadam(
         return float(b1 * (1 - 0.5 * 0.96 ** (t * momentum_decay)))
 
     def step(g: Array, lr: float, t: int, mu: Array, nu: Array, mu_product: float) -> Step:
-        m = b1 * mu + (1 - b1) * g
-        v = b2 * nu + (1 - b2) * g * g
+        m = np.multiply(mu, b1, out=tree.aligned(g.size, g.dtype)) + (1 - b1) * g
+        v = np.multiply(nu, b2, out=tree.aligned(g.size, g.dtype)) + (1 - b2) * g * g
         now, following = momentum(t), momentum(t + 1)
         product = float(mu_product) * now
         numerator = following / (1 - product * following) * m + (1 - now) / (1 - product) * g
@@ -263,7 +263,8 @@ def lion(
     b1, b2 = _number("b1", b1, 0, 1), _number("b2", b2, 0, 1)
 
     def step(g: Array, lr: float, t: int, mu: Array) -> Step:
-        return -lr * np.sign(b1 * mu + (1 - b1) * g), {"mu": b2 * mu + (1 - b2) * g}
+        direction = np.sign(b1 * mu + (1 - b1) * g) + 0 * g  # NaN, not ±1, for what is not finite
+        return -lr * direction, {"mu": b2 * mu + (1 - b2) * g}
 
     return _descent(learning_rate, step, {"mu": 0.0}, decoupled_decay=weight_decay, mask=mask)
 
@@ -316,9 +317,9 @@ def scale_by_schedule(schedule: Callable[[int], float]) -> Optimizer:
 
 
 def clip(max_delta: float) -> Optimizer:
-    """Clip every number to [-max_delta, max_delta]."""
+    """Clip every number to [-max_delta, max_delta]; infinity becomes NaN, so that it does not pass unnoticed."""
     max_delta = _number("max_delta", max_delta, 0)
-    return _stateless(lambda grads, params: tree.map(lambda g: np.clip(g, -max_delta, max_delta), grads))
+    return _stateless(lambda grads, params: tree.map(lambda g: np.clip(g, -max_delta, max_delta) + 0 * g, grads))
 
 
 def clip_by_global_norm(max_norm: float) -> Optimizer:
@@ -477,8 +478,8 @@ def _blockwise(step: Callable[..., Step], g: Array, lr: float, t: int, slots: di
     if g.size <= BLOCK:
         return step(g, lr, t, **slots)
     vectors = [name for name, slot in slots.items() if np.ndim(slot)]
-    updates, *rows = tree.aligned(1 + len(vectors), g.size, g.dtype)
-    new = slots | dict(zip(vectors, rows, strict=True))
+    updates = np.empty_like(g)
+    new = slots | {name: np.empty_like(g) for name in vectors}
     for start in range(0, g.size, BLOCK):
         part = slice(start, start + BLOCK)
         updates[part], stepped = step(g[part], lr, t, **{k: v[part] if k in vectors else v for k, v in slots.items()})
@@ -496,10 +497,9 @@ def _adam(b1: float, b2: float, eps: float) -> Callable[..., Step]:
     # In the state are the sums Σ b₁ᵗ⁻ⁱ gᵢ and Σ b₂ᵗ⁻ⁱ gᵢ²: divided by the sums of their weights they are m̂ and v̂.
     def step(g: Array, lr: float, t: int, mu: Array, nu: Array) -> Step:
         weights_m, weights_v = ((1 - b**t) / (1 - b) for b in (b1, b2))
-        m, v = tree.aligned(2, g.size, g.dtype)
-        np.multiply(mu, b1, out=m)
+        m = np.multiply(mu, b1, out=tree.aligned(g.size, g.dtype))
         m += g
-        np.multiply(nu, b2, out=v)
+        v = np.multiply(nu, b2, out=tree.aligned(g.size, g.dtype))
         v += np.multiply(g, g, out=g)
         update = np.sqrt(v, out=g)
         update += eps * sqrt(weights_v)

@@ -22,10 +22,12 @@ Key: TypeAlias = npt.NDArray[np.uint64]
 
 __all__ = ["Key", "bernoulli", "fold_in", "generator", "key", "split"]
 
+_UINT64 = np.dtype(np.uint64)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_SHIFTS = tuple(np.array([30, 27, 31], np.uint64))
-_FACTORS = tuple(np.array([0xBF58476D1CE4E5B9, 0x94D049BB133111EB], np.uint64))
-_FOLD = np.array([0x3C6EF372FE94F82B, 0xA54FF53A5F1D36F1, 0x510E527FADE682D1], np.uint64)
+_SHIFTS = 30, 27, 31
+_FACTORS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_FOLD = 0x3C6EF372FE94F82B, 0xA54FF53A5F1D36F1, 0x510E527FADE682D1
+_MASK = (1 << 64) - 1
 
 
 def key(seed: int) -> Key:
@@ -65,7 +67,10 @@ def fold_in(key: Key, i: int) -> Key:
     """
     _check(key)
     _check_integer("i", i)
-    return _mix(_mix(key ^ _FOLD) + np.uint64(i))
+    i = int(i)
+    # In Python's integers, for three words are too few for NumPy to be faster.
+    words = [_mix_word(_mix_word(word ^ fold) + i & _MASK) for word, fold in zip(key.tolist(), _FOLD, strict=True)]
+    return np.array(words, np.uint64)
 
 
 def generator(key: Key) -> Generator:
@@ -125,14 +130,21 @@ def _stream_types() -> tuple[Any, Any]:
 
 
 def _mix(z: Key) -> Key:
-    z = (z ^ z >> _SHIFTS[0]) * _FACTORS[0]
-    z = (z ^ z >> _SHIFTS[1]) * _FACTORS[1]
-    mixed: Key = z ^ z >> _SHIFTS[2]
+    words: Any = z
+    for shift, factor in zip(_SHIFTS, _FACTORS, strict=False):
+        words = (words ^ words >> shift) * factor
+    mixed: Key = words ^ words >> _SHIFTS[2]
     return mixed
 
 
+def _mix_word(z: int) -> int:
+    z = (z ^ z >> _SHIFTS[0]) * _FACTORS[0] & _MASK
+    z = (z ^ z >> _SHIFTS[1]) * _FACTORS[1] & _MASK
+    return z ^ z >> _SHIFTS[2]
+
+
 def _check(key: Key) -> None:
-    if not isinstance(key, np.ndarray) or key.dtype != np.uint64:
+    if not isinstance(key, np.ndarray) or key.dtype != _UINT64:
         raise TypeError(f"key: expected a key, as random.key(seed) makes it, got {key!r}")
     if key.shape != (3,):
         raise ValueError(f"key: expected one key, of shape (3,), got shape {key.shape}")

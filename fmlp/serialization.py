@@ -14,6 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from fmlp import tree
+from fmlp.files import KINDS, FileFormatError, read_npz, reading, shown
 from fmlp.tree import Tree
 
 __all__ = ["load", "load_metadata", "save"]
@@ -27,7 +28,8 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
     `metadata`, a dict that JSON can hold, travels in the file; `load_metadata` reads it. The leaves are numbers,
     strings, booleans or arrays of them. The file is written under the very name given.
 
-    Raises ValueError or TypeError for a tree without leaves, with keys that hold ``/``, or with leaves of objects.
+    Raises ValueError or TypeError for a tree without leaves, with keys that hold ``/`` or are ``.`` or ``..``, or with
+    leaves of objects.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "model.npz"
@@ -42,12 +44,14 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
     arrays = {}
     for name, leaf in zip(tree.paths(params), tree.leaves(params), strict=True):
         arrays[name] = np.asarray(leaf)
-        if arrays[name].dtype.hasobject:
-            raise TypeError(f"{name}: expected an array of numbers, got {type(leaf).__name__} of objects")
+        if arrays[name].dtype.kind not in KINDS:
+            what = "objects" if arrays[name].dtype.hasobject else arrays[name].dtype
+            raise TypeError(f"{name}: expected an array of numbers, got {type(leaf).__name__} of {what}")
     if not arrays or "" in arrays:
         raise ValueError("params: expected a dict, list or tuple with at least one array in it")
     if _METADATA in arrays:
         raise ValueError(f"params: the key {_METADATA} is taken for the metadata")
+    _nested(arrays)
     arrays[_METADATA] = np.array(json.dumps(metadata or {}))
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -61,30 +65,39 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
     except BaseException:
         os.unlink(temporary)
         raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a file's new name durable, where the system can."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
     """Read a tree of arrays from an npz file.
 
-    With `like`, the result has its structure, and every leaf its shape and dtype; without, it is nested dicts by path.
+    With `like`, the result has its structure, and every leaf its shape and dtype; without, it is nested dicts by path,
+    in this machine's byte order.
 
-    Raises ValueError when the file is no readable npz or holds pickled objects, or, naming every missing, extra or
-    mis-shaped leaf, when it does not fit `like`; FileNotFoundError when there is none.
+    Raises FileFormatError, a ValueError, when the file is no readable npz of numbers and strings, is damaged, has a
+    name twice or one like ``../w``, or unpacks to more than 64 MiB and 100 times its size (`save` does not compress);
+    or, naming every missing, extra or mis-shaped leaf, when it does not fit `like`, as when a float64 is too large for
+    its float32. FileNotFoundError when there is none.
     """
-    arrays = _read(path)
+    arrays = read_npz(path)
     arrays.pop(_METADATA, None)
+    with reading(path, "parameters"):
+        nested = _nested(arrays)
     if like is None:
-        nested: dict[str, Any] = {}
-        for name, array in arrays.items():
-            *parents, last = name.split("/")
-            node = nested
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[last] = array
         return nested
     expected = dict(zip(tree.paths(like), tree.leaves(like), strict=True))
     wrong = [f"{name}: missing from the file" for name in expected if name not in arrays]
-    wrong += [f"{name}: in the file, not expected" for name in arrays if name not in expected]
+    wrong += [f"{shown(name)}: in the file, not expected" for name in arrays if name not in expected]
     for name in expected.keys() & arrays.keys():
         want, got = np.asarray(expected[name]), arrays[name]
         if want.shape != got.shape:
@@ -92,20 +105,43 @@ def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
         elif want.dtype != got.dtype and not np.can_cast(got.dtype, want.dtype, "same_kind"):
             wrong.append(f"{name}: expected dtype {want.dtype}, got {got.dtype}")
     if wrong:
-        raise ValueError(f"{os.fspath(path)} does not fit:\n  " + "\n  ".join(sorted(wrong)))
-    return tree.unflatten(like, [arrays[n].astype(np.asarray(e).dtype, copy=False) for n, e in expected.items()])
+        raise FileFormatError(f"{os.fspath(path)} does not fit:\n  " + "\n  ".join(sorted(wrong)))
+    with reading(path, "parameters of these dtypes"), np.errstate(over="raise", invalid="ignore"):  # NaN stays NaN
+        leaves = [arrays[name].astype(np.asarray(e).dtype, copy=False) for name, e in expected.items()]
+    return tree.unflatten(like, leaves)
 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the metadata that `save` put into the file; raises what `load` raises."""
     import json
 
-    text = _read(path, only=_METADATA).get(_METADATA)
-    metadata: dict[str, Any] = {} if text is None else json.loads(str(text))
+    text = read_npz(path, only=_METADATA).get(_METADATA)
+    with reading(path, "metadata"):
+        metadata = {} if text is None else json.loads(text.item())
+        if not isinstance(metadata, dict):
+            raise TypeError(f"expected a JSON object, got {type(metadata).__name__}")
     return metadata
 
 
-# An npz is a zip of npy files. np.savez and np.load would do, but for leaves called `file`, `allow_pickle` or `w.npy`.
+def _nested(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Build nested dicts by path; raises ValueError for a path that no tree has or that leads out of a folder."""
+    nested: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *parents, last = keys = name.split("/")
+        if len(keys) > 100 or "\0" in name or not {"", ".", ".."}.isdisjoint(keys):
+            raise ValueError(f"{shown(name)}: expected at most 100 keys joined by '/', none of them empty, '.' or '..'")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{shown(name)}: {shown(parent)} is an array, and cannot hold another")
+        if last in node:
+            raise ValueError(f"{shown(name)}: holds other arrays, and cannot be one")
+        node[last] = array
+    return nested
+
+
+# np.savez would do, but for leaves called `file`, `allow_pickle` or `w.npy`.
 
 
 def _write(file: IO[bytes], arrays: dict[str, Any]) -> None:
@@ -115,25 +151,6 @@ def _write(file: IO[bytes], arrays: dict[str, Any]) -> None:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 npy.write_array(member, array, allow_pickle=False)
-
-
-def _read(path: str | os.PathLike[str], only: str | None = None) -> dict[str, Any]:
-    import zipfile
-    import zlib
-
-    arrays = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                name = member.removesuffix(".npy")
-                if only in (None, name):
-                    with archive.open(member) as file:
-                        arrays[name] = npy.read_array(file, allow_pickle=False)
-        return arrays
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-        raise ValueError(
-            f"{os.fspath(path)}: expected an npz file of arrays without pickled objects: {error}"
-        ) from error
 
 
 def _umask() -> int:

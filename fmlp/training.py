@@ -9,16 +9,19 @@ One step of `fit` is what a user's own loop would write:
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import count, pairwise
+from contextlib import nullcontext
+from itertools import count, islice, pairwise
 from math import inf, isfinite, isnan
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
 from fmlp import losses, optim, random, tree
 from fmlp.autodiff import objective, value_and_grad
+from fmlp.checkpoint import Checkpoint, Progress, Saver, describe
 from fmlp.layers import Calibration, Layer
 from fmlp.optim import Optimizer
 from fmlp.random import Key
@@ -36,6 +39,9 @@ __all__ = [
     "on_plateau",
     "predict",
 ]
+
+# Of what is not finite `NonFiniteError` tells.
+UNTOLD: dict[str, Any] = {"over": "ignore", "invalid": "ignore", "divide": "ignore"}
 
 Metric = Callable[[Any, Any], float]
 History = dict[str, list[float]]
@@ -132,6 +138,7 @@ def fit(
     class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
     shuffle: bool = True,
     progress: bool = True,
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
 ) -> FitResult:
     """Train `net` from `params` on `data` and return a `FitResult`.
 
@@ -145,10 +152,15 @@ def fit(
     validation data (not on training data that come as batches). `weight` gives each row of `data` a weight,
     `class_weight` each label, or "balanced" for n / (classes · count); both multiply.
 
-    Each callback gets an `Epoch` after every epoch and may return another. A bar shows the progress unless `progress`
-    is False. Ctrl-C ends training and returns what has been reached.
+    Each callback gets an `Epoch`, its parameters calibrated, after every epoch and may return another. A bar shows the
+    progress unless `progress` is False. Ctrl-C ends training and returns what has been reached.
 
-    Raises ValueError or TypeError before any work for arguments that do not fit, and `NonFiniteError`, naming the
+    `checkpoint`, a path or a `Checkpoint`, names a file that is written as training goes on. If it is there already,
+    `fit` goes on from it and ends with the same bits as if it had never stopped; the arguments must be the same, save
+    for `epochs`, `callbacks` and `progress`. SIGTERM then ends training as Ctrl-C does, and is handed on.
+
+    Raises ValueError or TypeError before any work for arguments that do not fit or a checkpoint of other settings,
+    `CheckpointError` when one cannot be written, and `NonFiniteError`, naming the
     step and the leaf, when the loss, a gradient or a parameter is no longer finite.
 
     >>> from fmlp.layers import Dense
@@ -163,8 +175,12 @@ def fit(
     from tqdm import tqdm
 
     started = time.perf_counter()
+    if not isinstance(metrics, Mapping | None):
+        raise TypeError(f"metrics: expected a dict from names to functions (y_true, y_pred) -> float, got {metrics!r}")
     metrics = dict(metrics or {})
-    _check_settings(net, optimizer, epochs, batch_size, early_stopping, metrics, validation, callbacks)
+    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+        checkpoint = Checkpoint(checkpoint)
+    _check_settings(net, optimizer, epochs, batch_size, early_stopping, metrics, validation, callbacks, _is_pair(data))
     if leaf := _first_non_finite(params):
         raise ValueError(f"params: expected finite numbers, got NaN or infinity in {leaf}")
     step = value_and_grad(objective(net.apply, loss))
@@ -176,67 +192,102 @@ def fit(
     source = _source(data, batch_size, weight, class_weight, shuffle)
     if held_out is not None:
         _check_validation(held_out, source)
+        _check_targets("validation", net, params, loss, held_out)
+    if source.arrays:
+        _check_targets("data", net, params, loss, source.arrays)
 
-    state = optimizer.init(params)
-    history: History = {}
-    best = params
-    stopped: Literal["done", "early", "callback", "interrupted"] = "done"
+    reached = Progress(params, optimizer.init(params), params)
+    saver = None
+    if checkpoint is not None:
+        settings = {
+            "net": describe(net.apply),
+            "params": _shapes(params),
+            "data": _shapes(source.arrays),
+            "validation": _shapes(held_out),
+            "loss": describe(loss),
+            "metrics": describe(metrics),
+            "optimizer": describe(optimizer.update),
+            "early_stopping": describe(early_stopping),
+            "batch_size": int(batch_size),
+            "shuffle": bool(shuffle),
+            "key": key.tolist(),
+            "weight": describe(weight),
+            "class_weight": describe(class_weight),
+        }
+        saver = Saver(checkpoint, settings, reached)
+        reached = saver.latest
     bar = tqdm(total=source.steps and source.steps * epochs, disable=not progress, unit="step", dynamic_ncols=True)
+    if reached.epoch or reached.step:
+        bar.update(reached.epoch * (source.steps or 0) + reached.step)
     shown: dict[str, str] = {}
-    try:
-        for epoch in range(epochs):
-            shuffle_key, steps_key = random.split(random.fold_in(epochs_key, epoch))
-            step_keys = _keys(steps_key)
-            total = total_weight = 0.0
-            before, grads = params, None
-            bar.set_description(f"epoch {epoch + 1}/{epochs}", refresh=False)
-            for i, (x, y, w) in enumerate(source.batches(shuffle_key)):
-                value, next_grads = step(params, x, y, key=next(step_keys), weight=w)
-                if not isfinite(value):
-                    raise _non_finite(epoch, i, value, params, before, grads)
-                grads, before = next_grads, params
-                updates, state = optimizer.update(grads, state, params)
-                params = optim.apply_updates(params, updates)
-                rows = float(_rows(y) if w is None else np.sum(w))
-                total, total_weight = total + rows * float(value), total_weight + rows
-                if bar.update():
-                    bar.set_postfix({**shown, "loss": f"{total / (total_weight or 1):.4f}"}, refresh=False)
-            if not total_weight:
-                raise ValueError("data: expected at least one batch in every epoch with a weight above 0, got none")
-            if _first_non_finite(params):
-                raise _non_finite(epoch, i + 1, None, params, before, grads)
+    seconds = reached.seconds  # of earlier runs
+    with saver or nullcontext():
+        try:
+            while reached.epoch < epochs and not reached.stopped:
+                params, state, best, epoch, first, total, total_weight, history, *_ = reached
+                shuffle_key, steps_key = random.split(random.fold_in(epochs_key, epoch))
+                before, grads, i = params, None, first - 1
+                bar.set_description(f"epoch {epoch + 1}/{epochs}", refresh=False)
+                todo = zip(source.batches(shuffle_key), _keys(steps_key), strict=False)
+                for i, ((x, y, w), step_key) in enumerate(islice(todo, first, None), first):
+                    with np.errstate(**UNTOLD):
+                        value, next_grads = step(params, x, y, key=step_key, weight=w)
+                        if not isfinite(value):
+                            raise _non_finite(epoch, i, value, params, before, grads)
+                        grads, before = next_grads, params
+                        updates, state = optimizer.update(grads, state, params)
+                        params = optim.apply_updates(params, updates)
+                    rows = float(_rows(y) if w is None else np.sum(w))
+                    total, total_weight = total + rows * float(value), total_weight + rows
+                    reached = Progress(params, state, best, epoch, i + 1, total, total_weight, history, seconds=seconds)
+                    if saver:
+                        saver.after_step(reached)
+                    if bar.update():
+                        bar.set_postfix({**shown, "loss": f"{total / (total_weight or 1):.4f}"}, refresh=False)
+                if not total_weight:
+                    raise ValueError("data: expected at least one batch in every epoch with a weight above 0, got none")
+                if _first_non_finite(params):
+                    raise _non_finite(epoch, i + 1, None, params, before, grads)
 
-            record = {"loss": total / total_weight}
-            record |= _scores(net, params, source, held_out, loss, metrics)
-            if (lr := optim.learning_rate(state)) is not None:
-                record["lr"] = lr
-            for name, score in record.items():
-                history.setdefault(name, []).append(score)
-            shown = {name: f"{score:.3g}" if name == "lr" else f"{score:.4f}" for name, score in record.items()}
-            bar.set_postfix(shown, refresh=False)
+                record = {"loss": total / total_weight}
+                measured = held_out is not None or (metrics and source.arrays)
+                if measured or callbacks:
+                    params = _calibrated(net, params, source.inputs())
+                if measured:
+                    with np.errstate(**UNTOLD):
+                        record |= _scores(net, params, source, held_out, loss, metrics)
+                if (lr := optim.learning_rate(state)) is not None:
+                    record["lr"] = lr
+                history = history | {name: [*history.get(name, ()), score] for name, score in record.items()}
+                shown = {name: f"{score:.3g}" if name == "lr" else f"{score:.4f}" for name, score in record.items()}
+                bar.set_postfix(shown, refresh=False)
 
-            if early_stopping is not None:
-                best_epoch, stop = early_stopping.best(history[early_stopping.monitor])
-                best = params if best_epoch == epoch else best
-                if stop:
-                    stopped = "early"
-                    break
-            now = Epoch(epoch, params, state, history)
-            for callback in callbacks:
-                now = callback(now) or now
-            _, params, state, history, stop = now
-            if stop:
-                stopped = "callback"
-                break
-    except KeyboardInterrupt:
-        stopped = "interrupted"
-    finally:
-        bar.close()
+                stop_early = False
+                if early_stopping is not None:
+                    best_epoch, stop_early = early_stopping.best(history[early_stopping.monitor])
+                    best = params if best_epoch == epoch else best
+                reached = reached._replace(
+                    params=params, best=best, history=history
+                )  # should a callback be interrupted
+                now = Epoch(epoch, params, state, history)
+                for callback in callbacks:
+                    now = _called(callback, now)
+                _, params, state, history, stop = now
+                stopped = "early" if stop_early else "callback" if stop else ""
+                reached = Progress(params, state, best, epoch + 1, history=history, stopped=stopped, seconds=seconds)
+                if saver:
+                    saver.after_epoch(reached)
+            stopped = reached.stopped or "done"
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+        finally:
+            bar.close()
+    params, history = reached.params, reached.history
     if early_stopping is not None and early_stopping.restore_best:
         best_epoch, _ = early_stopping.best(history.get(early_stopping.monitor, []))
-        params = params if best_epoch is None else best
+        params = params if best_epoch is None else reached.best
     params = _calibrated(net, params, source.inputs())
-    return FitResult(params, state, history, time.perf_counter() - started, stopped)
+    return FitResult(params, reached.state, history, seconds + time.perf_counter() - started, cast(Any, stopped))
 
 
 def predict(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Any:
@@ -248,8 +299,10 @@ def predict(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Any:
            [4.]])
     """
     _check_count("batch_size", batch_size)
+    if _rows(x) <= batch_size:
+        return net.apply(params, x)
     outputs = [net.apply(params, _take(x, part)) for part in _slices(_rows(x), batch_size)]
-    return outputs[0] if len(outputs) == 1 else tree.map(lambda *parts: np.concatenate(parts), *outputs)
+    return tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
 
 def evaluate(
@@ -281,7 +334,7 @@ def evaluate(
     output = predict(net, params, x, batch_size=batch_size)
     scores = {}
     if loss is not None:
-        scores["loss"] = float(loss(output, y, weight=weight))
+        scores["loss"] = float(loss(output, y, **({} if weight is None else {"weight": weight})))
     if metrics:
         read = losses.prediction_of(loss) if loss is not None else losses.as_is
         y_true, y_pred = np.asarray(y), read(output)
@@ -428,9 +481,6 @@ def _scores(
 ) -> dict[str, float]:
     """Work out the metrics on the training data, and loss and metrics on the validation data, at inference."""
     scores: dict[str, float] = {}
-    if validation is None and not (metrics and source.arrays):
-        return scores
-    params = _calibrated(net, params, source.inputs())
     if metrics and source.arrays:
         train = evaluate(net, params, source.arrays, loss=loss, metrics=metrics)
         scores |= {name: train[name] for name in metrics}
@@ -440,10 +490,24 @@ def _scores(
     return scores
 
 
+def _shapes(values: Tree) -> dict[str, str]:
+    return {path: f"{np.asarray(leaf).dtype} {np.shape(leaf)}" for path, leaf in _named_leaves(values)}
+
+
+def _called(callback: Callable[[Epoch], Epoch | None], epoch: Epoch) -> Epoch:
+    returned = callback(epoch)
+    if not isinstance(returned, Epoch | None):
+        raise TypeError(f"callbacks: expected an Epoch or None from {callback!r}, got {returned!r}")
+    return returned or epoch
+
+
 def _rows(x: Any) -> int:
     leaf: Any = x if isinstance(x, np.ndarray) else next(iter(tree.leaves(x)), None)
     if np.ndim(leaf) == 0:
-        raise TypeError(f"x: expected an array, or a tree of arrays, with the examples along the first axis, got {x!r}")
+        raise TypeError(
+            "x: expected an array, or a tree of arrays, with the examples along the first axis, got a "
+            f"{type(x).__name__} of {type(leaf).__name__}; np.asarray makes an array of rows"
+        )
     return int(np.shape(leaf)[0])
 
 
@@ -531,6 +595,21 @@ def _check_validation(validation: Any, source: _Source) -> None:
             raise ValueError(f"validation: expected examples of shape {train_shapes}, as in training, got {shapes}")
 
 
+def _check_targets(name: str, net: Layer, params: Tree, loss: Any, data: tuple[Any, Any]) -> None:
+    """Let a loss of fmlp's own look at all targets before the training starts, next to an output of zeros."""
+    x, y = data[0], np.asanyarray(data[1])
+    if losses.unbound(loss).__module__ != losses.__name__:
+        return
+    first = net.apply(params, _take(x, slice(0, 2)), train=Calibration(), key=random.key(0)) if len(y) > 1 else None
+    if not isinstance(first, np.ndarray):
+        return
+    for part in _slices(len(y), 1 << 16):
+        try:
+            loss(np.zeros((len(y[part]), *first.shape[1:]), first.dtype), y[part])
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from None
+
+
 def _check_settings(
     net: Any,
     optimizer: Any,
@@ -540,6 +619,7 @@ def _check_settings(
     metrics: dict[str, Any],
     validation: Any,
     callbacks: Any,
+    arrays: bool,
 ) -> None:
     if not isinstance(net, Layer):
         raise TypeError(f"net: expected a layer, such as serial(...), got {getattr(net, '__name__', repr(net))}")
@@ -558,7 +638,7 @@ def _check_settings(
     if early_stopping is not None:
         if not isinstance(early_stopping, EarlyStopping):
             raise TypeError(f"early_stopping: expected an EarlyStopping, got {early_stopping!r}")
-        known = ["loss", *metrics]
+        known = ["loss", *(metrics if arrays else ())]  # not worked out on training data that come as batches
         if validation is not None:
             known += ["val_loss", *(f"val_{name}" for name in metrics)]
         if early_stopping.monitor not in known:
@@ -573,10 +653,12 @@ def _check_count(name: str, value: Any) -> None:
 
 
 def _first_non_finite(values: Tree) -> str | None:
+    return next((path for path, leaf in _named_leaves(values) if not np.isfinite(leaf).all()), None)
+
+
+def _named_leaves(values: Tree) -> Iterator[tuple[str, Any]]:
     for path, leaf in zip(tree.paths(values), tree.leaves(values), strict=True):
-        if not np.isfinite(leaf).all():
-            return path or "the only leaf"
-    return None
+        yield path or "the only leaf", leaf
 
 
 def _non_finite(epoch: int, step: int, value: Any, params: Tree, before: Tree, grads: Tree) -> NonFiniteError:
@@ -588,4 +670,10 @@ def _non_finite(epoch: int, step: int, value: Any, params: Tree, before: Tree, g
         return NonFiniteError(
             f"{where} {step - 1}: the update made {leaf} infinite; is the learning rate too high?", before
         )
-    return NonFiniteError(f"{where} {step}: the loss is {value} though all parameters are finite", params)
+    largest = {path: np.abs(leaf).max(initial=0) for path, leaf in _named_leaves(params)}
+    path = max(largest, key=largest.__getitem__)
+    return NonFiniteError(
+        f"{where} {step}: the loss is {value} though all parameters are finite; the largest is {largest[path]:.3g}, in "
+        f"{path}: is the learning rate too high, or a number in the data too large?",
+        params,
+    )

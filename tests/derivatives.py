@@ -172,13 +172,13 @@ def embedding(draw):
 @st.composite
 def batch_norm(draw):
     shape = draw(st.tuples(st.integers(2, 5), *[sides] * draw(st.integers(1, 2))))
-    return draw(call(layers.BatchNorm(draw(eps)), shape[-1:], spread(shape, 0)))
+    return draw(call(layers.BatchNorm(eps=draw(eps)), shape[-1:], spread(shape, 0)))
 
 
 @st.composite
 def layer_norm(draw):
     shape = draw(shapes())
-    return draw(call(layers.LayerNorm(draw(eps)), shape[-1:], spread(shape, -1)))
+    return draw(call(layers.LayerNorm(eps=draw(eps)), shape[-1:], spread(shape, -1)))
 
 
 @st.composite
@@ -215,7 +215,7 @@ def networks(draw, depth=2):
         case "dropout":
             return layers.Dropout(0.25)
         case "norm":
-            return draw(st.sampled_from([layers.LayerNorm(1.0), layers.BatchNorm(1.0)]))
+            return draw(st.sampled_from([layers.LayerNorm(eps=1.0), layers.BatchNorm(eps=1.0)]))
         case "serial":
             return layers.serial(*draw(st.lists(inner(), max_size=4)))
         case "residual":

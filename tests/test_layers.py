@@ -305,8 +305,8 @@ def test_whole_networks_stay_in_the_dtype_of_their_parameters(skip):
 
 def test_a_numpy_number_as_a_setting_upcasts_nothing():
     for layer in (
-        BatchNorm(np.float64(0.1)),
-        LayerNorm(np.float64(0.1)),
+        BatchNorm(eps=np.float64(0.1)),
+        LayerNorm(eps=np.float64(0.1)),
         Dropout(np.float64(0.1)),
         Elu(np.float64(0.1)),
     ):
@@ -410,8 +410,8 @@ WRONG = [
     (lambda: Dropout(-0.1), ValueError, r"rate: expected a number in \[0, 1\), got -0.1"),
     (lambda: Dropout(1), ValueError, r"rate: expected a number in \[0, 1\), got 1"),
     (lambda: Dropout(np.nan), ValueError, "rate: expected .* got nan"),
-    (lambda: BatchNorm(-1e-5), ValueError, "eps: expected a number at least 0, got -1e-05"),
-    (lambda: LayerNorm(np.nan), ValueError, "eps: expected a number at least 0, got nan"),
+    (lambda: BatchNorm(eps=-1e-5), ValueError, "eps: expected a number at least 0, got -1e-05"),
+    (lambda: LayerNorm(eps=np.nan), ValueError, "eps: expected a number at least 0, got nan"),
     # init
     (init(deep, 3), ValueError, r"serial_1/dense_0/shape: expected the shape of one example, such as \(128,\), got 3"),
     (init(deep, (None, 3)), ValueError, r"dense_0/shape: expected .* got \(None, 3\)"),
@@ -521,3 +521,34 @@ def test_dense_takes_a_sparse_input_as_first_layer(kind):
         net.apply(params, kind(x[:, :2]))
     with pytest.raises(TypeError, match="x: expected numbers, got dtype object"):
         BatchNorm().apply(start(BatchNorm(), (3,)), kind(x), train=True)
+
+
+def test_residual_adds_tuples():
+    net = residual(layers.parallel(Dense(2), layers.Tanh()))
+    shape, params = net.init(random.key(0), ((2,), (3,)))
+    assert shape == ((2,), (3,))
+    generator = np.random.default_rng(0)
+    fmlp.check_vjp(net.apply, params, (generator.normal(size=(4, 2)), generator.normal(size=(4, 3))))
+
+
+def test_integers_beside_floats_pass_check_vjp():
+    embedding = layers.serial(layers.Embedding(5, 3), layers.Flatten())
+    net = layers.serial(layers.parallel(embedding, layers.serial()), layers.fan_in_concat(), Dense(1))
+    _, params = net.init(random.key(0), ((2,), (3,)))
+    generator = np.random.default_rng(0)
+    fmlp.check_vjp(net.apply, params, (generator.integers(0, 5, (4, 2)), generator.normal(size=(4, 3))))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: Dense(128, 64), TypeError, "^w_init: expected an initializer, such as xavier_uniform.*got 64"),
+        (lambda: Dense(8, "xavier"), TypeError, "^w_init: expected an initializer, .* got 'xavier'"),
+        (lambda: BatchNorm(64), TypeError, "positional argument"),
+        (lambda: LayerNorm(64), TypeError, "positional argument"),
+        (lambda: layers.serial(np.tanh), TypeError, r"NumPy's functions have no vjp: use a layer such as Tanh\(\)"),
+    ],
+)
+def test_what_users_of_other_libraries_try(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

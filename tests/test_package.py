@@ -25,12 +25,13 @@ IMPORTABLE = [pytest.param(m, marks=needs_sklearn) if m == "estimators" else m f
 # Who may import whom: only modules of the floors below. Modules of one floor do not know each other, but for
 # optim and schedules, and fmlp.__init__ stands above all.
 FLOORS = [
-    {"tree", "random"},
+    {"tree", "random", "files"},
     {"autodiff"},
     {"activations", "initializers", "losses", "metrics"},
     {"layers"},
     {"optim", "schedules"},
     {"serialization", "summary", "data"},
+    {"checkpoint"},
     {"training"},
 ]
 ABOVE = {"plotting", "estimators", "distributed"}

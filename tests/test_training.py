@@ -596,7 +596,7 @@ def nan_at(step):
     ],
 )
 def test_what_is_not_finite_is_named_and_the_last_good_parameters_are_kept(settings, message):
-    with np.errstate(all="ignore"), pytest.raises(NonFiniteError, match=message) as error:
+    with pytest.raises(NonFiniteError, match=message) as error:
         fit(**settings)
     assert all(np.isfinite(leaf).all() for leaf in tree.leaves(error.value.params))
     start = params_of(settings.get("net", MLP))
@@ -617,7 +617,7 @@ def test_the_last_good_parameters_are_those_before_the_bad_gradient():
 
     reached = fit(loss=bad_at(3, interrupt)).params
     bad = bad_at(3, lambda value, pullback: (value, lambda dy: pullback(np.float32(nan))))
-    with np.errstate(all="ignore"), pytest.raises(NonFiniteError, match=r"^epoch 0, step 3: the gradient of") as error:
+    with pytest.raises(NonFiniteError, match=r"^epoch 0, step 3: the gradient of") as error:
         fit(loss=bad)
     assert_same_bits(error.value.params, reached)
 
@@ -718,6 +718,13 @@ HOLED = np.where(X > 1, nan, X)
             ValueError,
             "^early_stopping: expected to monitor one of loss, val_loss; got 'accuracy'",
         ),
+        (
+            {"early_stopping": EarlyStopping("r2"), "data": [(X, Y)], "metrics": {"r2": metrics.r2}},
+            ValueError,
+            "^early_stopping: expected to monitor one of loss; got 'r2'",
+        ),
+        ({"metrics": metrics.r2}, TypeError, "^metrics: expected a dict from names to functions"),
+        ({"metrics": [metrics.r2]}, TypeError, "^metrics: expected a dict from names to functions"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_work(settings, error, message, capsys):
@@ -735,8 +742,12 @@ def test_what_does_not_fit_is_refused_before_any_work(settings, error, message, 
         (lambda: EarlyStopping("loss", min_delta=nan), ValueError, "^min_delta: .* got nan"),
         (lambda: EarlyStopping("loss", start_from_epoch=0.5), ValueError, "^start_from_epoch: .* got 0.5"),
         (lambda: fmlp.predict(MLP, params_of(MLP), X, batch_size=0), ValueError, "^batch_size: .* got 0"),
-        (lambda: fmlp.predict(MLP, params_of(MLP), [1.0, 2.0]), TypeError, r"^x: expected an array.* got \[1.0, 2.0\]"),
-        (lambda: fmlp.predict(MLP, params_of(MLP), ()), TypeError, r"^x: expected an array.* got \(\)"),
+        (
+            lambda: fmlp.predict(MLP, params_of(MLP), [1.0, 2.0]),
+            TypeError,
+            "^x: expected an array.* got a list of float",
+        ),
+        (lambda: fmlp.predict(MLP, params_of(MLP), ()), TypeError, "^x: expected an array.* got a tuple of NoneType"),
         (lambda: fmlp.calibrate(MLP, params_of(MLP), X, batch_size=0), ValueError, "^batch_size: .* got 0"),
         (lambda: fmlp.evaluate(MLP, params_of(MLP), X), TypeError, r"^data: expected a pair .* got ndarray"),
         (
@@ -770,3 +781,78 @@ def test_sparse_data_train_as_dense_data_do():
     np.testing.assert_allclose(predicted, fmlp.predict(CLASSIFIER, dense.params, x), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="expected x and y with as many rows"):
         fit(CLASSIFIER, (sparse.csr_array(x), y[:-1]), **settings)
+
+
+def test_targets_are_looked_at_before_the_first_step():
+    """All of them: a bad label may stand in the last batch only, or among the validation data."""
+    x, y = classes()
+    seen = []
+
+    @fmlp.differentiable
+    def recording(params, x, *, train=False, key=None):
+        if train is True:
+            seen.append(x)
+        return x, lambda dy: ({}, dy)
+
+    net = serial(Dense(3), Layer(lambda key, shape: (shape, {}), recording))
+    bad = y.copy()
+    bad[-1] = 3
+    for data, validation, name in (((x, bad), None, "data"), ((x, y), (x, bad), "validation")):
+        with pytest.raises(ValueError, match=f"^{name}: y: expected labels from 0 to 2, got values from 0 to 3"):
+            fit(net=net, params=params_of(net), data=data, validation=validation, loss=losses.cross_entropy)
+    assert not seen
+
+
+def test_callbacks_get_calibrated_parameters_and_the_last_epoch_too():
+    seen = []
+
+    def score(epoch):
+        seen.append(fmlp.evaluate(CLASSIFIER, epoch.params, classes(), loss=losses.cross_entropy)["loss"])
+
+    result = fit(
+        net=CLASSIFIER,
+        params=params_of(CLASSIFIER),
+        data=classes(),
+        loss=losses.cross_entropy,
+        epochs=6,
+        callbacks=[score],
+        early_stopping=EarlyStopping("loss", mode="max", patience=2),
+    )
+    assert result.stopped == "early"
+    assert len(seen) == len(result.history["loss"])
+    assert seen[-1] == fmlp.evaluate(CLASSIFIER, result.params, classes(), loss=losses.cross_entropy)["loss"]
+
+
+def test_a_callback_that_returns_something_else_is_named():
+    with pytest.raises(TypeError, match=r"^callbacks: expected an Epoch or None from .* got True"):
+        fit(callbacks=[lambda epoch: True])
+
+
+@pytest.mark.parametrize("optimizer", [optim.chain(optim.clip(1.0), optim.sgd(0.1)), optim.lion(0.1)])
+def test_an_infinite_gradient_is_not_squashed(optimizer):
+    @fmlp.differentiable
+    def exploding(params, x, *, train=False, key=None):
+        return x * params["s"], lambda dy: ({"s": np.full_like(params["s"], inf)}, dy)
+
+    net = serial(Dense(1), Layer(lambda key, shape: (shape, {"s": np.ones(1, np.float32)}), exploding))
+    with pytest.raises(NonFiniteError, match=r"^epoch 0, step 0: the gradient of exploding_1/s is not finite"):
+        fit(net=net, params=params_of(net), optimizer=optimizer)
+
+
+@pytest.mark.parametrize("rate", [1e3, 1e6, 1e10, 1e20, 1e30])
+def test_divergence_is_an_error_that_names_a_leaf_and_no_warning(rate):
+    with pytest.raises(NonFiniteError, match=r"dense_\d/[wb].*learning rate"):
+        fit(optimizer=optim.sgd(rate), epochs=50)
+
+
+def test_a_loss_without_weights_and_in_float64_trains_float32():
+    @fmlp.differentiable
+    def squares(prediction, y):
+        d = prediction - y
+        return (d * d).mean(), lambda dy: (dy * 2 * d / d.size, None)
+
+    x, y = numbers()
+    y = y[:, None].astype(np.float64)
+    result = fit(data=(x, y), loss=squares)
+    assert {leaf.dtype for leaf in tree.leaves(result.params)} == {np.dtype(np.float32)}
+    assert fmlp.evaluate(MLP, result.params, (x, y), loss=squares)["loss"] > 0

@@ -1,0 +1,177 @@
+"""Files that others made: npy and npz, read with care, and the one error for a file that is not what it should be.
+
+Nothing is unpickled or evaluated. What a file promises is compared with what it holds before anything is allocated,
+and it must account for all of its bytes. A compressed file may unpack to at most 64 MiB, or to 100 times its size if
+that is more: real data seldom do, a file made to fill the memory does. Uncompressed files have no limit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from zipfile import ZipFile
+
+Array: TypeAlias = npt.NDArray[Any]
+StrPath: TypeAlias = str | os.PathLike[str]
+
+__all__ = ["FileFormatError", "read_npy", "read_npz"]
+
+KINDS = "biufcmMSU"  # of the dtypes that are read: numbers, booleans, dates and strings of fixed length
+
+
+class FileFormatError(ValueError):
+    """A file that is damaged, was made to do harm, or holds something else than expected.
+
+    The message names the file, what was expected and what was found. A file that is missing or cannot be opened is
+    the system's FileNotFoundError, PermissionError or other OSError.
+    """
+
+
+def read_npy(path: StrPath) -> np.memmap[Any, np.dtype[Any]]:
+    """Open the array in an npy file, memory-mapped, read-only and in the file's dtype and byte order.
+
+    Raises FileFormatError when the file is no npy file, is longer or shorter than its header promises, or holds
+    anything but numbers, booleans, dates and strings; Python objects are never unpickled.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/x.npy", np.zeros((3, 2)))
+    ...     read_npy(f"{folder}/x.npy").shape
+    (3, 2)
+    """
+    with reading(path, "npy"), open(path, "rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        dtype, shape, order = _npy_header(stream, size, os.fspath(path))
+        return np.memmap(stream, dtype, "r", stream.tell(), shape, order)
+
+
+def read_npz(path: StrPath, *, only: str | None = None) -> dict[str, Array]:
+    """Read all arrays in an npz file, or only the one named, by name and in this machine's byte order.
+
+    Raises FileFormatError when the file is no npz file, is damaged, has a name twice, holds anything but npy members
+    or unpacks to more than 64 MiB and 100 times its size, and for an array when `read_npy` would.
+
+    >>> sorted(read_npz("data/digits.npz"))
+    ['x_test', 'x_train', 'y_test', 'y_train']
+    """
+    from zipfile import ZipFile
+
+    arrays = {}
+    with reading(path, "npz"), open(path, "rb") as file, ZipFile(file) as archive:
+        names = _member_names(archive, file, os.fspath(path))
+        for name, member in zip(names, archive.infolist(), strict=True):
+            if only in (None, name):
+                with archive.open(member) as stream:
+                    arrays[name] = _npy_array(stream, member.file_size, f"{os.fspath(path)}: {shown(member.filename)}")
+    return arrays
+
+
+@contextmanager
+def reading(path: StrPath, kind: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read into a FileFormatError, but for the system's own errors."""
+    try:
+        yield
+    except FileFormatError:
+        raise
+    except Exception as error:  # zipfile, gzip, zlib, csv, json, NumPy: each has its own, and documents few
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        what = shown(str(error), 200) or type(error).__name__
+        raise FileFormatError(f"{os.fspath(path)}: cannot be read as {kind}: {what}") from error
+
+
+def shown(text: str, most: int = 60) -> str:
+    """Make text out of a file fit for a message: short, and all its characters printable."""
+    return repr(text)[1:-1][:most]
+
+
+def unpacked_limit(size: int) -> int:
+    """Say to how many bytes a compressed file of this size may unpack."""
+    return max(64 << 20, 100 * size)
+
+
+def _member_names(archive: ZipFile, file: IO[bytes], path: str) -> list[str]:
+    """Check an archive as a whole, and name its arrays. Where members overlap, the sum of their sizes is too large."""
+    from zipfile import ZIP_DEFLATED, ZIP_STORED
+
+    size, members, names = os.fstat(file.fileno()).st_size, archive.infolist(), dict[str, None]()
+    for member in members:
+        name = member.filename.removesuffix(".npy")
+        if name in names:
+            raise FileFormatError(f"{path}: expected every name once, got {shown(name)} again")
+        if member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+            raise FileFormatError(f"{path}: {shown(member.filename)}: expected it stored or deflated, as NumPy does")
+        names[name] = None
+    packed, unpacked = sum(m.compress_size for m in members), sum(m.file_size for m in members)
+    if packed > size or unpacked > unpacked_limit(size):
+        raise FileFormatError(
+            f"{path}: expected at most {unpacked_limit(size)} bytes out of {size}, got {unpacked} out of {packed}; "
+            "data that repetitive can be read when saved uncompressed"
+        )
+    file.seek(-22 - len(archive.comment), os.SEEK_END)  # there is the end record when the archive is all of the file
+    if file.read(4) != b"PK\5\6" or min((m.header_offset for m in members), default=0) != 0:
+        raise FileFormatError(f"{path}: expected nothing before and after the archive")
+    return list(names)
+
+
+def _npy_array(stream: IO[bytes], size: int, name: str) -> Array:
+    dtype, shape, order = _npy_header(stream, size, name)
+    values = np.empty(prod(shape) * dtype.itemsize, np.uint8)
+    done = 0
+    while done < len(values):
+        chunk = stream.read(min(1 << 20, len(values) - done))
+        if not chunk:
+            raise FileFormatError(f"{name}: expected {len(values)} bytes of values, got {done}")
+        values[done : done + len(chunk)] = np.frombuffer(chunk, np.uint8)
+        done += len(chunk)
+    return values.view(dtype).reshape(shape, order=order).astype(dtype.newbyteorder("="), copy=False)
+
+
+# The header of an npy file is a Python dict. NumPy gives it to ast.literal_eval, which is slow, recurses, and warns.
+_MAGIC, _HEADER_LIMIT = b"\x93NUMPY", 10_000  # NumPy's own limit
+_VALUES = r"(?<='descr':)'[^']*'|(?<='fortran_order':)(?:True|False)|(?<='shape':)\((?:\d+L?,)*(?:\d+L?)?\)"
+_ITEM = rf"'(\w+)':({_VALUES}),?"  # blanks are gone; Python 2 wrote 3L
+
+
+def _npy_header(stream: IO[bytes], size: int, name: str) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"]]:
+    """Read a header, and check that what follows it, in a stream of `size` bytes, is what it promises."""
+    start = stream.read(8)
+    if start[:6] != _MAGIC or start[6:] not in (b"\1\0", b"\2\0", b"\3\0"):
+        raise FileFormatError(
+            f"{name}: expected npy of version 1 to 3, whose first bytes are {_MAGIC.hex(' ')}, "
+            f"got {start.hex(' ') or 'an empty file'}"
+        )
+    width = 2 if start[6] == 1 else 4
+    length = int.from_bytes(stream.read(width), "little")
+    room = min(_HEADER_LIMIT, size - 8 - width)
+    if length > room:
+        raise FileFormatError(f"{name}: expected a header of at most {room} bytes in {size}, got {length}")
+    header = stream.read(length).decode("latin-1")
+    compact = "".join(header.split())
+    items = dict(re.findall(_ITEM, compact))
+    if not re.fullmatch(rf"\{{({_ITEM}){{3}}\}}", compact) or items.keys() != {"descr", "fortran_order", "shape"}:
+        raise FileFormatError(
+            f"{name}: expected descr (of numbers or strings), fortran_order and shape as header, got {shown(header)}"
+        )
+    descr, shape = items["descr"].strip("'"), tuple(map(int, re.findall(r"\d+", items["shape"])))
+    if not re.fullmatch(rf"[<>=|]?[{KINDS}]\d+(\[\w+\])?", descr) or not np.dtype(descr).itemsize:
+        what = "Python objects, which are never unpickled" if "O" in descr else f"dtype {shown(descr)}"
+        raise FileFormatError(f"{name}: expected numbers or strings, got {what}")
+    dtype = np.dtype(descr)
+    promised, found = prod(shape) * dtype.itemsize, size - 8 - width - length
+    if promised != found:
+        expected = f"{promised} bytes for {dtype} of shape {shape}"
+        raise FileFormatError(f"{name}: expected {shown(expected, 200)}, got {found}")
+    if prod(n for n in shape if n) * dtype.itemsize > sys.maxsize:  # no values, and yet too many for NumPy
+        raise FileFormatError(f"{name}: expected dimensions that fit into memory, got {shown(str(shape))}")
+    return dtype, shape, "F" if items["fortran_order"] == "True" else "C"

@@ -1,0 +1,318 @@
+"""Checkpoints: training goes on bit for bit from wherever it was cut off, and nothing that was written is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from functools import partial
+from math import inf
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fmlp
+from fmlp import Checkpoint, CheckpointError, EarlyStopping, FileFormatError, losses, metrics, optim, random, schedules
+from fmlp.checkpoint import describe, differences
+from fmlp.layers import BatchNorm, Dense, Dropout, Elu, serial
+
+sys.path.insert(0, str(Path(__file__).parent / "reliability"))
+import kill
+
+
+def network(width=6, rate=0.2):
+    return serial(Dense(width), BatchNorm(), Elu(), Dropout(rate), Dense(3))
+
+
+NET = network()
+X = random.generator(random.key(3)).normal(size=(50, 4)).astype(np.float32)
+Y = X[:, :3].argmax(1)
+
+
+def fit(path=None, net=NET, **settings):
+    _, params = net.init(random.key(1), (4,))
+    given = {
+        "data": (X, Y),
+        "loss": losses.cross_entropy,
+        "optimizer": optim.adam(0.01, weight_decay=0.01),
+        "epochs": 5,
+        "batch_size": 8,
+        "key": random.key(2),
+        "validation": 0.2,
+        "metrics": {"accuracy": metrics.accuracy},
+        "checkpoint": path,
+        "progress": False,
+    }
+    given |= settings
+    return fmlp.fit(net, params, given.pop("data"), **given)
+
+
+def assert_same(a, b):
+    """Compare everything but the time it took."""
+    assert a.history == b.history
+    assert a.stopped == b.stopped
+    for x, y in ((a.params, b.params), (a.state, b.state)):
+        assert fmlp.tree.paths(x) == fmlp.tree.paths(y)
+        for p, q in zip(fmlp.tree.leaves(x), fmlp.tree.leaves(y), strict=True):
+            assert type(p) is type(q)
+            assert np.array_equal(p, q)
+
+
+def interrupted_after(steps, loss=losses.cross_entropy):
+    """Return the loss, which at its call number `steps` does what Ctrl-C does."""
+    calls = iter(range(10**9))
+
+    @fmlp.differentiable
+    def interrupting(prediction, y, *, weight=None):
+        if next(calls) == steps:
+            raise KeyboardInterrupt
+        return loss.rule(prediction, y, weight=weight)
+
+    interrupting.rule = partial(interrupting.rule)  # closes over the count, which is no setting
+    return interrupting
+
+
+OPTIMIZERS = [
+    optim.adam(0.01),
+    optim.sgd(0.05, 0.9, nesterov=True),
+    optim.nadam(0.01),
+    optim.rmsprop(0.01, centered=True, momentum=0.5),
+    optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(schedules.cosine_lr(0.01, 40), mask=lambda p: True)),
+    optim.chain(optim.scale(-1.0), optim.scale_by_schedule(schedules.constant(0.1))),
+]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4, 5, 6, 13, 24])
+def test_an_interrupted_training_ends_with_the_bits_of_one_that_was_not(tmp_path, steps, monkeypatch):
+    whole = fit()
+    path = tmp_path / "run.npz"
+    original, calls = optim.apply_updates, iter(range(10**9))
+
+    def interrupting(params, updates):
+        if next(calls) == steps:
+            raise KeyboardInterrupt
+        return original(params, updates)
+
+    monkeypatch.setattr(optim, "apply_updates", interrupting)
+    first = fit(path)
+    assert first.stopped == "interrupted"
+    monkeypatch.setattr(optim, "apply_updates", original)
+    assert_same(fit(path), whole)
+    assert_same(fit(path), whole)  # and once it has ended, it has ended
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_goes_on(tmp_path, optimizer):
+    settings = {"optimizer": optimizer, "metrics": None, "validation": None}
+    if optimizer is OPTIMIZERS[4]:
+        settings["optimizer"] = optim.chain(
+            optim.clip_by_global_norm(1.0),
+            optim.adamw(schedules.cosine_lr(0.01, 40), mask=lambda params: fmlp.tree.map(lambda leaf: True, params)),
+        )
+    whole = fit(**settings)
+    fit(tmp_path / "run.npz", **settings, epochs=2)
+    assert_same(fit(tmp_path / "run.npz", **settings), whole)
+
+
+def test_early_stopping_keeps_its_best(tmp_path):
+    settings = {"early_stopping": EarlyStopping("val_loss", patience=3, restore_best=True), "epochs": 40}
+    settings["optimizer"] = optim.adam(0.1)
+    whole = fit(**settings)
+    assert whole.stopped == "early"
+    path = tmp_path / "run.npz"
+    for epochs in range(1, len(whole.history["loss"])):
+        fit(path, **settings | {"epochs": epochs})
+    assert_same(fit(path, **settings), whole)
+
+
+def test_batches_and_weights_go_on(tmp_path):
+    batches = [(X[i : i + 10], Y[i : i + 10], np.arange(1.0, 11)) for i in range(0, 50, 10)]
+    settings = {"data": batches, "validation": (X, Y)}
+    whole = fit(**settings)
+    fit(tmp_path / "run.npz", **settings, epochs=3)
+    assert_same(fit(tmp_path / "run.npz", **settings), whole)
+    settings = {"class_weight": "balanced", "weight": np.arange(1.0, 51)}
+    whole = fit(**settings)
+    fit(tmp_path / "weighted.npz", **settings, epochs=3)
+    assert_same(fit(tmp_path / "weighted.npz", **settings), whole)
+
+
+def test_the_time_of_all_runs_counts(tmp_path):
+    first = fit(tmp_path / "run.npz", epochs=2)
+    assert fit(tmp_path / "run.npz").seconds > 0.5 * first.seconds
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"batch_size": 16}, r"batch_size: 8 in the file, 16 now"),
+        ({"key": random.key(5)}, r"key/0: \d+ in the file, \d+ now"),
+        ({"optimizer": optim.adam(0.02, weight_decay=0.01)}, r"optimizer/learning_rate: 0.01 in the file, 0.02 now"),
+        ({"optimizer": optim.adam(0.01)}, r"optimizer/weight_decay: 0.01 in the file, 0.0 now"),
+        ({"optimizer": optim.adam(0.01, b1=0.8, weight_decay=0.01)}, r"optimizer/step/b1: 0.9 in the file, 0.8 now"),
+        ({"optimizer": optim.lion(0.01)}, r"optimizer/.* in the file, .* now"),
+        ({"loss": partial(losses.cross_entropy, label_smoothing=0.1)}, r"loss/.*: .*label_smoothing|loss/"),
+        ({"data": (X[:40], Y[:40])}, r"data/0: 'float32 \(40, 4\)' in the file, 'float32 \(32, 4\)' now"),
+        (
+            {"net": serial(Dense(7), BatchNorm(), Elu(), Dropout(0.2), Dense(3))},
+            r"net/.*features: 6 in the file, 7 now",
+        ),
+        (
+            {"net": serial(Dense(6), BatchNorm(), Elu(), Dropout(0.3), Dense(3))},
+            r"net/.*keep: 0.8\d* in the file, 0.69",
+        ),
+        ({"early_stopping": EarlyStopping("loss")}, r"early_stopping: None in the file, '.*EarlyStopping' now"),
+        ({"shuffle": False}, r"shuffle: True in the file, False now"),
+        ({"metrics": {"f1": metrics.f1}}, r"metrics/accuracy: .* in the file, 'absent' now"),
+        ({"class_weight": "balanced"}, r"class_weight: None in the file, 'balanced' now"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused_by_what_differs(tmp_path, other, message):
+    path = tmp_path / "run.npz"
+    fit(path, epochs=1)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=f"(?s)^checkpoint: .*run.npz is of another training; .*{message}"):
+        fit(path, **other)
+    assert path.read_bytes() == before
+
+
+def test_a_schedule_is_told_by_its_milestones():
+    one, two = (schedules.multi_step_lr(0.1, milestones=[10, n], gamma=0.5) for n in (20, 30))
+    assert list(differences(describe(one), describe(one))) == []
+    (difference,) = differences(describe(optim.sgd(one).update), describe(optim.sgd(two).update))
+    assert "20 in the file, 30 now" in difference
+    json.dumps(describe(NET.apply), allow_nan=False)
+
+
+def test_a_longer_training_may_go_on(tmp_path):
+    fit(tmp_path / "run.npz", epochs=2)
+    assert_same(fit(tmp_path / "run.npz", epochs=7), fit(epochs=7))
+
+
+def test_a_damaged_checkpoint_is_an_error_and_stays(tmp_path):
+    path = tmp_path / "run.npz"
+    fit(path, epochs=1)
+    path.write_bytes(path.read_bytes()[:-100])
+    before = path.read_bytes()
+    with pytest.raises(FileFormatError, match=r"run\.npz"):
+        fit(path)
+    assert path.read_bytes() == before
+    fmlp.save(path, {"w": np.ones(1)})
+    with pytest.raises(FileFormatError, match="expected a checkpoint, got a file without settings and progress"):
+        fit(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Checkpoint("x.npz", epochs=0), "^epochs: expected a positive integer, got 0"),
+        (lambda: Checkpoint("x.npz", epochs=1.5), "^epochs: expected a positive integer, got 1.5"),
+        (lambda: Checkpoint("x.npz", seconds=0), "^seconds: expected a positive number or None, got 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# ------------------------------------------------------------------------ what goes wrong on a disk
+
+
+def test_a_missing_folder_is_found_before_any_work(tmp_path):
+    with pytest.raises(CheckpointError, match=r"run.npz could not be written: No such file or directory"):
+        fit(tmp_path / "missing" / "run.npz", loss=interrupted_after(0))
+
+
+def test_a_full_disk_leaves_the_old_file_and_hands_over_what_was_reached(tmp_path, monkeypatch):
+    path = tmp_path / "run.npz"
+    fit(path, epochs=2)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"run.npz could not be written: No space left on device") as error:
+        fit(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    monkeypatch.undo()
+    _, like = NET.init(random.key(1), (4,))
+    assert fmlp.tree.paths(error.value.params) == fmlp.tree.paths(like)
+    assert_same(fit(path), fit())
+
+
+LIMITED = """
+import resource, signal
+import numpy as np
+import fmlp
+from fmlp import losses, optim, random
+from fmlp.layers import Dense
+
+net = Dense(1)
+_, params = net.init(random.key(0), (2000,))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+x = np.ones((4, 2000), np.float32)
+try:
+    fmlp.fit(net, params, (x, x[:, 0]), loss=losses.mse, optimizer=optim.sgd(0.1), epochs=1, key=random.key(0),
+             checkpoint="run.npz", progress=False)
+except fmlp.CheckpointError as error:
+    print(error)
+"""
+
+
+def test_a_limit_on_files_is_a_clear_error(tmp_path):
+    done = subprocess.run([sys.executable, "-c", LIMITED], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "checkpoint: run.npz could not be written: File too large\n"
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------------------- signals, kills
+
+
+def test_sigterm_writes_a_last_checkpoint_and_is_handed_on(tmp_path):
+    path, got = tmp_path / "run.npz", []
+    before = signal.signal(signal.SIGTERM, lambda *_: got.append(1))
+    try:
+
+        def terminate(epoch):
+            if epoch.epoch == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        result = fit(Checkpoint(path, epochs=1000), callbacks=[terminate])
+        assert result.stopped == "interrupted"
+        assert len(result.history["loss"]) == 2
+        assert got == [1]
+        fit(path)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert got == [1, 1]  # the handler is the old one again
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert_same(fit(path), fit())
+
+
+def test_other_threads_may_train_with_checkpoints(tmp_path):
+    results = {}
+    threads = [threading.Thread(target=lambda n=n: results.update({n: fit(tmp_path / f"{n}.npz")})) for n in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert_same(results["a"], results["b"])
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_sigkill_at_random_moments_changes_no_bit(tmp_path):
+    """The short form of `python tests/reliability/kill.py --kills 200`."""
+    assert kill.survive(tmp_path, kills=6, seed=0, epochs=12) >= 6
+
+
+def test_infinite_scores_survive_the_file(tmp_path):
+    settings = {"metrics": {"worst": lambda y, p: inf}}
+    whole = fit(**settings)
+    fit(tmp_path / "run.npz", **settings, epochs=2)
+    assert_same(fit(tmp_path / "run.npz", **settings), whole)
