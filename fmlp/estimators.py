@@ -151,8 +151,7 @@ class _MLP(BaseEstimator):
                 improved = self.loss_ <= self.best_loss_ - self.tol
                 self.best_loss_ = min(self.best_loss_, self.loss_)
             else:
-                usable = training.calibrate(net, now.params, X) if self.batch_norm else now.params
-                score = self._score(net, usable, *held_out)
+                score = self._score(net, now.params, *held_out)
                 improved = score >= self.best_validation_score_ + self.tol
                 self.validation_scores_.append(score)
                 if score > self.best_validation_score_:
