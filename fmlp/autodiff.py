@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -56,6 +57,13 @@ class Differentiable(Generic[P, Y]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Y:
         """Return the value of the function."""
         return self.value(*args, **kwargs) if self.value else self.rule(*args, **kwargs)[0]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copy and pickle one that a module holds by its name, as a function is."""
+        module = sys.modules.get(self.__module__)
+        if self.__module__ != "__main__" and getattr(module, self.__name__, None) is self:
+            return self.__name__
+        return super().__reduce_ex__(protocol)
 
     def __repr__(self) -> str:
         """Show the name, as a function does."""

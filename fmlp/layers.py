@@ -43,7 +43,7 @@ class Layer(NamedTuple):
 def Dense(
     features: int, w_init: Initializer | None = None, b_init: Initializer | None = None, *, bias: bool = True
 ) -> Layer:
-    """Affine map ``y = x w + b``: (..., in) to (..., features).
+    """Affine map ``y = x w + b``: (..., in) to (..., features). As first layer it takes SciPy's sparse matrices too.
 
     Parameters: `w` (in, features) from `w_init`, xavier_uniform() by default, and `b` (features,) from `b_init`,
     zeros() by default, absent without `bias`.
@@ -71,7 +71,7 @@ def Dense(
     @differentiable
     def dense(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
         w = params["w"]
-        x = _features(x, w.dtype, len(w))
+        x = _features(x, w.dtype, len(w), sparse=True)
         y = _rows(x).dot(w)  # half the overhead of matmul
         if bias:
             b = params["b"]
@@ -573,9 +573,9 @@ def _rows(x: Array) -> Array:
     return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
 
-def _features(x: Any, dtype: npt.DTypeLike, n: int | None) -> Array:
+def _features(x: Any, dtype: npt.DTypeLike, n: int | None, *, sparse: bool = False) -> Array:
     """Bring an input to the dtype of the parameters, and check its width if there is one to check."""
-    array: Array = np.asarray(x)
+    array: Array = x if sparse and hasattr(x, "tocsr") else np.asarray(x)
     if array.dtype != dtype:
         if array.dtype.kind not in "fiub":
             raise TypeError(f"x: expected numbers, got dtype {array.dtype}")

@@ -33,6 +33,7 @@ __all__ = [
     "loss",
     "mae",
     "mse",
+    "poisson",
     "positive",
     "prediction_of",
 ]
@@ -109,6 +110,23 @@ def huber(prediction: Array, y: Any, *, weight: Any = None, delta: float = 1.0) 
     d = _residual(prediction, y)
     c = clip(d, -float(delta), float(delta))
     return _mean(c * (d - 0.5 * c), weight, lambda: c)
+
+
+@loss(predict=np.exp)
+def poisson(log_rate: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback]:
+    """Half the Poisson deviance of log-rates: ``l = mean (e^z - y z + y log y - y)``; derivative ``e^z - y``.
+
+    `y` is a count, or any number at least 0; raises ValueError below. It is 0 where the rate is y.
+
+    >>> poisson(np.log([[2.0], [3.0]]), np.array([2, 3])).round(12)
+    np.float64(0.0)
+    """
+    z = floating(log_rate)
+    y = _aligned(z, y)
+    if not y.min(initial=0) >= 0:
+        raise ValueError(f"y: expected numbers of at least 0, got {y.min()}")
+    rate = np.exp(z)
+    return _mean(rate - y * z + y * np.log(np.where(y > 0, y, 1)) - y, weight, lambda: rate - y)
 
 
 @loss(predict=positive)

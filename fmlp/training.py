@@ -415,7 +415,7 @@ def _source(data: Any, batch_size: int, weight: Any, class_weight: Any, shuffle:
             lambda key: given(), getattr(data, "__len__", lambda: None)(), lambda: (x for x, _, _ in given()), None
         )
 
-    x, y = tree.map(np.asanyarray, data[0]), np.asanyarray(data[1])
+    x, y = tree.map(_array, data[0]), np.asanyarray(data[1])
     n = _check_rows("data", x, y)
     w = _row_weights(y, n, weight, class_weight)
     parts = _slices(n, batch_size)
@@ -440,7 +440,12 @@ def _slices(n: int, batch_size: int) -> list[slice]:
 def _take(x: Any, rows: slice | Array) -> Any:
     if isinstance(x, np.ndarray):
         return x[rows] if isinstance(rows, slice) else x.take(rows, axis=0)
-    return tree.map(lambda a: np.asarray(a)[rows], x)
+    return tree.map(lambda a: _array(a)[rows], x)
+
+
+def _array(x: Any) -> Any:
+    """Return `x` as an array, unless it is sparse."""
+    return x.tocsr() if hasattr(x, "tocsr") else np.asanyarray(x)
 
 
 def _keys(key: Key) -> Iterator[Key]:
@@ -503,7 +508,7 @@ def _rows(x: Any) -> int:
             "x: expected an array, or a tree of arrays, with the examples along the first axis, got a "
             f"{type(x).__name__} of {type(leaf).__name__}; np.asarray makes an array of rows"
         )
-    return len(leaf)
+    return int(np.shape(leaf)[0])
 
 
 def _is_pair(data: Any) -> bool:
@@ -565,7 +570,7 @@ def _set_aside(data: Any, fraction: float, weight: Any, key: Key) -> tuple[Any, 
 def _check_rows(name: str, x: Any, y: Any) -> int:
     if any(np.ndim(a) == 0 for a in [*tree.leaves(x), y]):
         raise ValueError(f"{name}: expected arrays with the examples along the first axis, got numbers in {_kind(x)}")
-    lengths = {len(a) for a in [*tree.leaves(x), y]}
+    lengths = {int(np.shape(a)[0]) for a in [*tree.leaves(x), y]}
     shapes = ", ".join(str(np.shape(a)) for a in [*tree.leaves(x), y])
     if len(lengths) != 1:
         raise ValueError(f"{name}: expected x and y with as many rows, got shapes {shapes}")

@@ -267,6 +267,14 @@ def binary_cross_entropy(draw):
 
 
 @st.composite
+def poisson(draw):
+    shape = draw(shapes())
+    y = np.abs(draw(numbers(shape)))
+    y = draw(st.sampled_from([y, y.round(), y.round().astype(int)]))
+    return Call(losses.poisson, (draw(numbers(shape)), y), {"weight": draw(weights(len(y)))}, 1)
+
+
+@st.composite
 def cross_entropy(draw):
     n, k = draw(sides), draw(sides)
     labels = random.generator(draw(keys)).integers(0, k, n)
@@ -282,6 +290,19 @@ def objective(draw):
     f = fmlp.objective(net.apply, losses.cross_entropy)
     kwargs = {"key": draw(keys), "weight": draw(weights(3))}
     return Call(f, (params, x, np.array([0, 1, 1])), kwargs, 2)
+
+
+@st.composite
+def regularized(draw, part):
+    """Draw a call of the network or the loss of `estimators`, which need scikit-learn."""
+    from fmlp import estimators
+
+    net = layers.serial(layers.Dense(3), layers.Tanh(), layers.Dropout(0.25), layers.Dense(2))
+    penalized, loss = estimators._regularized(net, losses.mse, draw(between(0.25, 2)), draw(between(0, 2)))
+    if part == "apply":
+        return draw(call(penalized, (4,), numbers((3, 4))))
+    prediction = draw(numbers((3, 2))), [draw(numbers((4, 3))), draw(numbers((3, 2)))]
+    return Call(loss, (prediction, draw(numbers((3, 2)))), {"weight": draw(weights(3))}, 1)
 
 
 # -------------------------------------------------------------------------------------- the table
@@ -305,7 +326,10 @@ CASES: dict[str, st.SearchStrategy[Call]] = {
     "losses.mse": regression(losses.mse),
     "losses.mae": regression(losses.mae, lambda: (0,)),
     "losses.huber": regression(losses.huber, lambda delta: (-delta, delta), delta=between(0.125, 3)),
+    "losses.poisson": poisson(),
     "losses.binary_cross_entropy": binary_cross_entropy(),
     "losses.cross_entropy": cross_entropy(),
     "autodiff.objective.objective": objective(),
+    "estimators._regularized.apply": regularized("apply"),
+    "estimators._regularized.penalized": regularized("penalized"),
 }

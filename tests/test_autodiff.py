@@ -1,8 +1,11 @@
 """Derivatives: that they are right, pure, linear, lazy and in the right dtype, and that none goes untested."""
 
 import ast
+import copy
 import functools
+import importlib.util
 import pathlib
+import pickle
 import sys
 
 import numpy as np
@@ -19,7 +22,10 @@ from fmlp.autodiff import Differentiable, check_vjp, differentiable, grad, objec
 # derivative to truncation; a hundred numbers whose fifth derivative is up to a hundred add up to this.
 TIGHT = {"rtol": 1e-8, "atol": 1e-10}
 
-calls = pytest.mark.parametrize("name", CASES)
+needs_sklearn = pytest.mark.skipif(not importlib.util.find_spec("sklearn"), reason="it needs scikit-learn")
+calls = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs_sklearn) if name.startswith("estimators.") else name for name in CASES]
+)
 
 
 def direction_like(y, seed=0):
@@ -372,6 +378,15 @@ def test_a_differentiable_function_looks_like_one():
     assert repr(activations.tanh) == "<differentiable fmlp.activations.tanh>"
     assert activations.tanh.__doc__.startswith("``tanh x``")
     assert autodiff.rule_of(activations.tanh) is activations.tanh.rule
+
+
+def test_one_of_a_module_is_pickled_and_copied_by_its_name_and_another_by_its_content():
+    for f in (activations.gelu, losses.huber, activations.swish):
+        assert pickle.loads(pickle.dumps(f)) is copy.deepcopy(f) is f
+    local = layers.Dense(2).apply
+    assert copy.deepcopy(local) is not local
+    with pytest.raises((AttributeError, pickle.PicklingError), match="dense"):
+        pickle.dumps(local)
 
 
 def a_function_without_a_vjp(x):

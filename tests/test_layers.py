@@ -5,7 +5,7 @@ import pytest
 from derivatives import computed, keeps_width, networks, numbers, parameters
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import sparse, stats
 
 import fmlp
 from fmlp import activations, layers, losses, random, tree, value_and_grad, vjp
@@ -504,6 +504,23 @@ def test_a_child_that_raises_is_named_and_its_error_kept():
     with pytest.raises(ValueError, match=r"^serial_1/dense_0/x: expected shape") as caught:
         deep.apply(DEEP, X[:, :2])
     assert str(caught.value.__cause__.__cause__) == "x: expected shape (..., 3), got (2, 2)"
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_array, sparse.csc_matrix, sparse.coo_array])
+def test_dense_takes_a_sparse_input_as_first_layer(kind):
+    net = serial(Dense(3), Tanh(), Dense(2))
+    x = np.where(np.abs(X) > 1, X, 0).astype(np.float32)
+    params = start(net, (3,), np.float64)
+    y, pullback = net.apply.rule(params, kind(x))
+    expected, of_dense = vjp(net.apply, params, x)
+    np.testing.assert_allclose(y, expected, rtol=1e-14)
+    for a, b in zip(*map(tree.leaves, (next(iter(pullback(y))), of_dense(y)[0])), strict=True):
+        assert type(a) is np.ndarray
+        np.testing.assert_allclose(a, b, rtol=1e-14, atol=1e-15)
+    with pytest.raises(ValueError, match=r"dense_0/x: expected shape \(..., 3\), got \(2, 2\)"):
+        net.apply(params, kind(x[:, :2]))
+    with pytest.raises(TypeError, match="x: expected numbers, got dtype object"):
+        BatchNorm().apply(start(BatchNorm(), (3,)), kind(x), train=True)
 
 
 def test_residual_adds_tuples():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fmlp import grad, losses, value_and_grad
 
-ALL = [losses.mse, losses.mae, losses.huber, losses.binary_cross_entropy, losses.cross_entropy]
+ALL = [losses.mse, losses.mae, losses.huber, losses.binary_cross_entropy, losses.cross_entropy, losses.poisson]
 REGRESSION = ALL[:3]
 every_loss = pytest.mark.parametrize("loss", ALL, ids=lambda loss: loss.__name__)
 
@@ -52,6 +52,8 @@ def test_all_are_here():
         (losses.cross_entropy, {"label_smoothing": 0.5}, [[0.0, log(3)]], [1], log(4) - 0.75 * log(3), [[0, 0]]),
         (losses.cross_entropy, {"weight": [0, 2]}, [[0.0, 9.0], [0.0, 0.0]], [0, 1], log(2), [[0, 0], [0.5, -0.5]]),
         (losses.cross_entropy, {}, [[7.0]], [0], 0, [[0]]),
+        (losses.poisson, {}, [0.0, log(3)], [1, 3], 0, [0, 0]),
+        (losses.poisson, {}, [0.0, log(2)], [0, 1], (1 + 1 - log(2)) / 2, [0.5, 0.5]),
     ],
 )
 def test_known_values(loss, settings, prediction, y, value, gradient):
@@ -67,6 +69,10 @@ def in_torch(torch, loss, prediction, y, weight=None, **settings):
     p, y = torch.tensor(prediction, requires_grad=True), torch.tensor(y)
     if loss is losses.cross_entropy:
         rows = f.cross_entropy(p, y if y.ndim == 1 else y.double(), reduction="none", **settings)
+    elif loss is losses.poisson:  # PyTorch leaves out what does not depend on the prediction
+        y = y.double()
+        constant = torch.special.xlogy(y, y) - y
+        rows = (f.poisson_nll_loss(p, y, reduction="none") + constant).reshape(len(p), -1).mean(1)
     else:
         name = {"mse": "mse_loss", "mae": "l1_loss", "huber": "huber_loss"}.get(
             loss.__name__, "binary_cross_entropy_with_logits"
@@ -146,7 +152,7 @@ def test_lists_and_integers_are_read_as_float64(loss):
     assert loss(prediction, y) == loss(np.array(prediction), y) == expected
 
 
-@pytest.mark.parametrize("loss", [*REGRESSION, losses.binary_cross_entropy])
+@pytest.mark.parametrize("loss", [*REGRESSION, losses.binary_cross_entropy, losses.poisson])
 def test_a_column_is_a_vector(loss):
     p, y = np.array([0.5, -2.0, 3.0]), np.array([1, 0, 1])
     column = np.newaxis
@@ -184,6 +190,7 @@ def test_how_a_prediction_is_read_off():
     np.testing.assert_array_equal(losses.cross_entropy.predict(output), [1, 0])
     np.testing.assert_array_equal(losses.binary_cross_entropy.predict(output), [[1, 1], [1, 0]])
     assert losses.mse.predict(output) is output
+    np.testing.assert_array_equal(losses.poisson.predict(output), np.exp(output))
     smooth = functools.partial(losses.cross_entropy, label_smoothing=0.1)
     assert losses.prediction_of(functools.partial(smooth, weight=None)) is losses.argmax
     assert losses.prediction_of(lambda prediction, y: 0.0) is losses.as_is
@@ -207,6 +214,8 @@ wrong = [
     (losses.binary_cross_entropy, (np.zeros(2), [0, 2]), {}, "y: expected labels 0 and 1, .* values from 0.* to 2"),
     (losses.binary_cross_entropy, (np.zeros(2), [-1, 1]), {}, "y: expected labels 0 and 1, .* from -1.* to 1"),
     (losses.binary_cross_entropy, (np.zeros(2), [np.nan, 1]), {}, "y: expected labels 0 and 1"),
+    (losses.poisson, (np.zeros(2), [1, -1]), {}, "y: expected numbers of at least 0, got -1"),
+    (losses.poisson, (np.zeros(2), [1, np.nan]), {}, "y: expected numbers of at least 0, got nan"),
     (losses.cross_entropy, (np.zeros(3), [0, 1, 0]), {}, r"logits: expected shape \(batch, classes\), got \(3,\)"),
     (losses.cross_entropy, (np.zeros((3, 0)), [0, 1, 0]), {}, r"logits: expected shape \(batch, classes\)"),
     (losses.cross_entropy, (LOGITS, [0, 1, 2]), {}, "y: expected labels from 0 to 1, got values from 0 to 2"),

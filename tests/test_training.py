@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 import fmlp
 from fmlp import EarlyStopping, NonFiniteError, losses, metrics, optim, random, schedules, tree
@@ -764,6 +765,22 @@ def test_what_does_not_fit_is_refused_before_any_work(settings, error, message, 
 def test_the_relatives_refuse_as_well(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_sparse_data_train_as_dense_data_do():
+    x, y = classes()
+    x = np.where(x > 0.3, x, 0)
+    settings = {"loss": losses.cross_entropy, "metrics": {"accuracy": metrics.accuracy}, "validation": 0.25}
+    dense, by_csr, by_coo = (
+        fit(CLASSIFIER, (f(x), y), **settings) for f in (np.array, sparse.csr_matrix, sparse.coo_array)
+    )
+    for name, values in dense.history.items():
+        np.testing.assert_allclose(by_csr.history[name], values, rtol=1e-4)
+        assert by_csr.history[name] == by_coo.history[name]
+    predicted = fmlp.predict(CLASSIFIER, dense.params, sparse.csr_array(x), batch_size=7)
+    np.testing.assert_allclose(predicted, fmlp.predict(CLASSIFIER, dense.params, x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="expected x and y with as many rows"):
+        fit(CLASSIFIER, (sparse.csr_array(x), y[:-1]), **settings)
 
 
 def test_targets_are_looked_at_before_the_first_step():
