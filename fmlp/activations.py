@@ -257,7 +257,7 @@ def threshold(x: Array, threshold: float, value: float) -> Entry:
 
 @differentiable
 def softmax(x: Any, axis: int = -1) -> tuple[Array, Pullback]:
-    """``y = eˣ / Σ eˣ`` along `axis`; pullback ``y (dy - Σ dy y)``."""
+    """``y = eˣ / Σ eˣ`` along `axis`; pullback ``y (dy - Σ dy y)``. ∞ counts as the largest finite number."""
     e = np.exp(_shifted(floating(x), axis))
     y = e / e.sum(axis, keepdims=True)
 
@@ -269,7 +269,7 @@ def softmax(x: Any, axis: int = -1) -> tuple[Array, Pullback]:
 
 @differentiable
 def log_softmax(x: Any, axis: int = -1) -> tuple[Array, Pullback]:
-    """``y = x - log Σ eˣ`` along `axis`; pullback ``dy - eʸ Σ dy``."""
+    """``y = x - log Σ eˣ`` along `axis`; pullback ``dy - eʸ Σ dy``. ∞ counts as the largest finite number."""
     z = _shifted(floating(x), axis)
     y = z - np.log(np.exp(z).sum(axis, keepdims=True))
 
@@ -329,10 +329,11 @@ def _choose(condition: Array, yes: float, no: float, x: Array) -> Array:
     return y
 
 
+@np.errstate(over="ignore")
 def _shifted(x: Array, axis: int) -> Array:
     """x - max x, which leaves softmax as it is and keeps exp from overflowing."""
-    with np.errstate(over="ignore"):
-        z: Array = x - x.max(axis, keepdims=True)
+    x = np.minimum(x, np.finfo(x.dtype).max)  # ∞ - ∞ would be NaN
+    z: Array = x - x.max(axis, keepdims=True)
     return z
 
 

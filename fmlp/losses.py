@@ -8,6 +8,9 @@ in the dtype of the prediction.
 A loss also knows how a prediction is read off the network's output: ``losses.cross_entropy.predict(logits)`` is
 the arg max. Bind a loss's own parameters with `functools.partial`.
 
+Where a number is too large for the dtype, the loss is infinite, without a warning. Rows of weight 0 count nothing,
+whatever they hold.
+
 All raise ValueError when shapes do not fit, naming both, or when the batch is empty.
 """
 
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -82,6 +86,7 @@ def unbound(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @loss()
+@np.errstate(over="ignore", invalid="ignore")
 def mse(prediction: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback]:
     """Mean squared error: ``l = mean (p - y)²``; derivative ``2 (p - y) / width``.
 
@@ -89,10 +94,11 @@ def mse(prediction: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback
     np.float64(2.0)
     """
     d = _residual(prediction, y)
-    return _mean(d * d, weight, lambda: 2 * d)
+    return _mean(d * d, weight, lambda: d, 2)
 
 
 @loss()
+@np.errstate(over="ignore", invalid="ignore")
 def mae(prediction: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback]:
     """Mean absolute error: ``l = mean |p - y|``; derivative ``sign(p - y) / width``, 0 where they are equal."""
     d = _residual(prediction, y)
@@ -100,6 +106,7 @@ def mae(prediction: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback
 
 
 @loss()
+@np.errstate(over="ignore", invalid="ignore")
 def huber(prediction: Array, y: Any, *, weight: Any = None, delta: float = 1.0) -> tuple[Any, Pullback]:
     """Huber's loss: ``d²/2`` for |d| ≤ delta, ``delta (|d| - delta/2)`` beyond; derivative d clipped to ±delta.
 
@@ -130,6 +137,7 @@ def poisson(log_rate: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullba
 
 
 @loss(predict=positive)
+@np.errstate(over="ignore", invalid="ignore")
 def binary_cross_entropy(logits: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback]:
     """Cross-entropy of Bernoulli logits: ``l = mean (max(z, 0) - z y + log(1 + e^-|z|))``; derivative ``σ(z) - y``.
 
@@ -147,6 +155,7 @@ def binary_cross_entropy(logits: Array, y: Any, *, weight: Any = None) -> tuple[
 
 
 @loss(predict=argmax)
+@np.errstate(over="ignore", invalid="ignore")
 def cross_entropy(logits: Array, y: Any, *, weight: Any = None, label_smoothing: float = 0.0) -> tuple[Any, Pullback]:
     """Cross-entropy of softmax logits, fused: ``l = log Σ eᶻ - Σ q z``; derivative ``softmax(z) - q``.
 
@@ -167,8 +176,9 @@ def cross_entropy(logits: Array, y: Any, *, weight: Any = None, label_smoothing:
     n, k = logits.shape
     y = np.asarray(y)
     z = np.array(logits.T, order="C")  # classes first: NumPy reduces over the long, contiguous axis much faster
-    with np.errstate(over="ignore"):
-        z -= z.max(0)
+    z -= z.max(0)
+    if label_smoothing or y.ndim > 1:
+        np.maximum(z, np.finfo(z.dtype).min, out=z)  # 0 · -∞ would be NaN
     e = np.exp(z)
     total = e.sum(0)
     label_smoothing = float(label_smoothing)
@@ -195,28 +205,36 @@ def cross_entropy(logits: Array, y: Any, *, weight: Any = None, label_smoothing:
     return _mean(rows, weight, derivative)
 
 
-def _mean(values: Array, weight: Any, derivative: Callable[[], Array]) -> tuple[Any, Pullback]:
-    """Average `values` over rows; ``derivative()`` is d(sum of a row's values)/d(prediction), element by element."""
+def _mean(values: Array, weight: Any, derivative: Callable[[], Array], factor: float = 1) -> tuple[Any, Pullback]:
+    """Average `values` over rows; ``factor · derivative()`` is d(sum of a row's values)/d(prediction), by element."""
     if values.size == 0 or values.ndim == 0:
         raise ValueError(f"prediction: expected at least one row, got shape {values.shape}")
     n = len(values)
     if weight is None:
         share = 1 / values.size
-        return values.sum() * share, lambda dy: (derivative() * (dy * share), None)
-    w = np.asarray(weight, values.dtype)
+        return values.sum() * share, lambda dy: (derivative() * (dy * (factor * share)), None)
+    w = np.asarray(weight, np.float64)
     if w.shape != (n,):
         raise ValueError(f"weight: expected shape ({n},), one per row, got {w.shape}")
-    shares = w / (float(w.sum()) * (values.size // n) or 1.0)
+    shares = (w / (float(w.sum()) * (values.size // n) or 1.0)).astype(values.dtype)
 
-    def of_rows(a: Array) -> Array:
-        return shares.reshape(n, *[1] * (a.ndim - 1))
+    def weighted(a: Array, by: Array) -> Array:
+        by = by.reshape(n, *[1] * (a.ndim - 1))
+        if finite:
+            return a * by
+        with np.errstate(over="ignore"):
+            return np.multiply(a, by, out=np.zeros_like(a), where=by != 0)  # 0 · ∞ would be NaN
 
     def pullback(dy: Any) -> Iterator[Array | None]:
-        d = derivative()
-        yield d * (dy * of_rows(d))
+        yield weighted(derivative(), dy * factor * shares)
         yield None
 
-    return (values * of_rows(values)).sum(), pullback
+    finite = True
+    average = weighted(values, shares).sum()
+    if not isfinite(average):
+        finite = False
+        average = weighted(values, shares).sum()
+    return average, pullback
 
 
 def _residual(prediction: Array, y: Any) -> Array:

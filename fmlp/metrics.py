@@ -11,7 +11,8 @@ occur in `y_true` or in `y_pred`, sorted.
 
 Every function raises ValueError when the shapes of `y_true` and `y_pred` do not match or there are no rows,
 when the weights do not fit the rows, are negative or not finite, or are all zero, and when floats given as
-labels are not whole numbers; TypeError for values that are neither numbers nor labels.
+labels are not whole numbers; TypeError for values that are neither numbers nor labels. What overflows float64 is
+infinite, without a warning.
 """
 
 from __future__ import annotations
@@ -170,7 +171,8 @@ def mse(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, *, weight: npt.ArrayLike |
     1.3333333333333333
     """
     t, p = _numbers(y_true, y_pred)
-    return _mean(np.square(t - p), weight)
+    with np.errstate(over="ignore"):
+        return _mean(np.square(t - p), weight)
 
 
 def mae(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, *, weight: npt.ArrayLike | None = None) -> float:
@@ -182,7 +184,8 @@ def mae(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, *, weight: npt.ArrayLike |
     0.6666666666666666
     """
     t, p = _numbers(y_true, y_pred)
-    return _mean(np.abs(t - p), weight)
+    with np.errstate(over="ignore"):
+        return _mean(np.abs(t - p), weight)
 
 
 def r2(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, *, weight: npt.ArrayLike | None = None) -> float:
@@ -199,13 +202,19 @@ def r2(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, *, weight: npt.ArrayLike | 
     w = _weight(weight, len(t))
     if len(t) < 2:
         return float("nan")
+    t, p, w = t[w > 0], p[w > 0], w[w > 0]
+    if max(np.abs(t).max(), np.abs(p).max()) > 1e300:  # so that no difference overflows; the ratio is the same
+        t, p = t / 1e4, p / 1e4
     # Seen from one of its own rows, a constant column has a variance of exactly zero.
     centred = t - t[np.argmax(w)]
     centred -= np.average(centred, axis=0, weights=w)
-    error, variance = w @ np.square(t - p), w @ np.square(centred)
-    score = 1 - error / np.where(variance > 0, variance, 1)
-    score[(variance == 0) & (error > 0)] = 0
-    return float(score.mean())
+    scale = np.abs(centred).max(axis=0)
+    scale[scale == 0] = 1
+    with np.errstate(over="ignore"):
+        error, variance = w @ np.square((t - p) / scale), w @ np.square(centred / scale)
+        score = 1 - error / np.where(variance > 0, variance, 1)
+        score[(variance == 0) & (error > 0)] = 0
+        return float(score.mean())
 
 
 def _columns(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, k: Literal["1", "k"]) -> tuple[Array, Array]:
@@ -299,7 +308,8 @@ def _average(score: Array, classes: Array, actual: Array, average: Average | Non
 
 
 def _mean(errors: Array, weight: npt.ArrayLike | None) -> float:
-    return float(np.average(errors.mean(axis=1), weights=_weight(weight, len(errors))))
+    w = _weight(weight, len(errors))
+    return float(np.average(errors.mean(axis=1)[w > 0], weights=w[w > 0]))  # 0 · ∞ would be NaN
 
 
 def _weight(weight: npt.ArrayLike | None, n: int) -> Array:
@@ -310,4 +320,5 @@ def _weight(weight: npt.ArrayLike | None, n: int) -> Array:
         raise ValueError(f"weight: expected one number per row, shape ({n},) or ({n}, 1), got {w.shape}")
     if not np.isfinite(w).all() or w.min() < 0 or not w.any():
         raise ValueError("weight: expected finite numbers of at least 0, not all of them 0")
-    return w.ravel()
+    scaled: Array = np.ldexp(w.ravel(), -np.frexp(w.max())[1])  # only their ratios count, and so no sum overflows
+    return scaled

@@ -7,6 +7,9 @@ pair, and `chain` composes them. The state is a tree, so it can be saved.
 The optimizers of PyTorch's names follow PyTorch step by step. `learning_rate` is a number or a schedule, a function
 from the count of steps made to a number; the last one used is in the state, where `learning_rate` finds it.
 
+Those that divide by the root of squares keep to float32's range: gradients whose squares overflow are clipped, to
+±10⁻³ √max of their dtype, 1.8e16 for float32, and an `eps` below 1e-19 counts as 1e-19 (1e-37 in `adadelta`).
+
 All raise ValueError for hyper-parameters out of range, and ValueError naming the path when gradients do not fit the
 parameters.
 """
@@ -116,13 +119,13 @@ def adagrad(
 
     Duchi, Hazan and Singer 2011, JMLR 12.
     """
-    start, eps = _number("initial_accumulator_value", initial_accumulator_value, 0), _number("eps", eps, 0)
+    start, eps = _number("initial_accumulator_value", initial_accumulator_value, 0), _eps(eps)
 
     def step(g: Array, lr: float, t: int, sum: Array) -> Step:
         s = sum + g * g
         return -lr * g / (np.sqrt(s) + eps), {"sum": s}
 
-    return _descent(learning_rate, step, {"sum": start}, weight_decay=weight_decay)
+    return _descent(learning_rate, step, {"sum": start}, weight_decay=weight_decay, squares=True)
 
 
 def adadelta(
@@ -132,14 +135,15 @@ def adadelta(
 
     Zeiler 2012, arXiv 1212.5701.
     """
-    rho, eps = _number("rho", rho, 0, 1, closed=True), _number("eps", eps, 0)
+    rho, eps = _number("rho", rho, 0, 1, closed=True), max(_number("eps", eps, 0), 1e-37)
 
     def step(g: Array, lr: float, t: int, square_avg: Array, acc_delta: Array) -> Step:
         v = rho * square_avg + (1 - rho) * g * g
         d = g * (np.sqrt(acc_delta + eps) / np.sqrt(v + eps))
         return -lr * d, {"square_avg": v, "acc_delta": rho * acc_delta + (1 - rho) * d * d}
 
-    return _descent(learning_rate, step, {"square_avg": 0.0, "acc_delta": 0.0}, weight_decay=weight_decay)
+    slots = {"square_avg": 0.0, "acc_delta": 0.0}
+    return _descent(learning_rate, step, slots, weight_decay=weight_decay, squares=True)
 
 
 def rmsprop(
@@ -156,7 +160,7 @@ def rmsprop(
     `centered` takes ``√(v - ḡ²)``, ḡ the same average of g. Tieleman and Hinton 2012, lecture 6.5; Graves 2013,
     arXiv 1308.0850.
     """
-    alpha, eps = _number("alpha", alpha, 0, 1, closed=True), _number("eps", eps, 0)
+    alpha, eps = _number("alpha", alpha, 0, 1, closed=True), _eps(eps)
     momentum = _number("momentum", momentum, 0, 1)
 
     def step(g: Array, lr: float, t: int, **slots: Array) -> Step:
@@ -171,7 +175,7 @@ def rmsprop(
         return -lr * d, new
 
     slots = ["square_avg"] + ["grad_avg"] * centered + ["momentum_buffer"] * (momentum > 0)
-    return _descent(learning_rate, step, dict.fromkeys(slots, 0.0), weight_decay=weight_decay)
+    return _descent(learning_rate, step, dict.fromkeys(slots, 0.0), weight_decay=weight_decay, squares=True)
 
 
 def adam(
@@ -194,7 +198,8 @@ def adam(
     >>> apply_updates(params, updates)["w"].round(6)
     array([ 0.9, -0.9])
     """
-    return _descent(learning_rate, _adam(b1, b2, eps), {"mu": 0.0, "nu": 0.0}, weight_decay=weight_decay)
+    slots = {"mu": 0.0, "nu": 0.0}
+    return _descent(learning_rate, _adam(b1, b2, eps), slots, weight_decay=weight_decay, squares=True)
 
 
 def adamw(
@@ -213,7 +218,7 @@ def adamw(
     Loshchilov and Hutter 2019, arXiv 1711.05101.
     """
     slots = {"mu": 0.0, "nu": 0.0}
-    return _descent(learning_rate, _adam(b1, b2, eps), slots, decoupled_decay=weight_decay, mask=mask)
+    return _descent(learning_rate, _adam(b1, b2, eps), slots, decoupled_decay=weight_decay, mask=mask, squares=True)
 
 
 def nadam(
@@ -231,7 +236,7 @@ def nadam(
 
     Dozat 2016, "Incorporating Nesterov momentum into Adam".
     """
-    b1, b2, eps = _number("b1", b1, 0, 1), _number("b2", b2, 0, 1), _number("eps", eps, 0)
+    b1, b2, eps = _number("b1", b1, 0, 1), _number("b2", b2, 0, 1), _eps(eps)
     momentum_decay = _number("momentum_decay", momentum_decay, 0)
 
     def momentum(t: int) -> float:
@@ -245,7 +250,8 @@ def nadam(
         numerator = following / (1 - product * following) * m + (1 - now) / (1 - product) * g
         return -lr * numerator / (np.sqrt(v / (1 - b2**t)) + eps), {"mu": m, "nu": v, "mu_product": product}
 
-    return _descent(learning_rate, step, {"mu": 0.0, "nu": 0.0}, {"mu_product": 1.0}, weight_decay=weight_decay)
+    slots, scalars = {"mu": 0.0, "nu": 0.0}, {"mu_product": 1.0}
+    return _descent(learning_rate, step, slots, scalars, weight_decay=weight_decay, squares=True)
 
 
 def lion(
@@ -329,10 +335,16 @@ def clip_by_global_norm(max_norm: float) -> Optimizer:
     """
     max_norm = _number("max_norm", max_norm, 0)
 
+    def norm_of(grads: Tree) -> float:
+        return sqrt(sum(float(np.square(g, dtype=np.float64).sum()) for g in tree.leaves(grads)))
+
+    @np.errstate(over="ignore")
     def clipped(grads: Tree, params: Tree) -> Tree:
-        squares = (np.square(g, dtype=np.float64).sum() for g in tree.leaves(grads))
-        norm = sqrt(sum(map(float, squares)))
-        factor = max_norm / norm if norm > max_norm else 1.0
+        norm, largest = norm_of(grads), 1.0
+        if norm == np.inf:  # the squares overflow, unless a gradient is infinite
+            largest = max(float(np.abs(g).max(initial=0)) for g in tree.leaves(grads))
+            norm = norm_of(tree.map(lambda g: g / largest, grads)) if isfinite(largest) else norm
+        factor = max_norm / largest / norm if norm > max_norm / largest else 1.0
         return tree.map(lambda g: factor * g, grads)
 
     return _stateless(clipped)
@@ -423,16 +435,18 @@ def _descent(
     weight_decay: float = 0.0,
     decoupled_decay: float = 0.0,
     mask: Mask | None = None,
+    squares: bool = False,
 ) -> Optimizer:
     """Make an optimizer from ``step(g, lr, t, **slots) -> (update, slots)``, an element-wise formula for t = 1, 2, ….
 
     The formula gets the gradients of all leaves as one vector, which it may overwrite: a NumPy call costs about 1 µs
-    however few numbers it works on.
+    however few numbers it works on. `squares` says that it squares them, so that they are clipped where that overflows.
     """
     weight_decay = _number("weight_decay", weight_decay, 0)
     decoupled_decay = _number("weight_decay", decoupled_decay, 0)
     if not callable(learning_rate):
         learning_rate = _number("learning_rate", learning_rate, 0)
+    checked = np.errstate(over="raise")(step) if squares else step
 
     def init(params: Tree) -> OptimizerState:
         p, _ = tree.ravel(params)
@@ -456,12 +470,21 @@ def _descent(
                 _check_fit("a gradient", grads, params)
                 raise ValueError(f"state: {name} holds {slot.size} numbers, the gradients are {g.size}")
         decays = slots.pop("decays", 1.0)
-        if weight_decay or decoupled_decay:
-            p = _vector_like(grads, g, params)
         if weight_decay:
+            p = _vector_like(grads, g, params)
             g += np.multiply(p, weight_decay, out=p)
-        updates, slots = step(g, lr, count + 1, **slots)
+        try:
+            updates, slots = checked(g, lr, count + 1, **slots)
+        except FloatingPointError:
+            if not squares:
+                raise
+            g, _ = tree.ravel(grads)
+            if weight_decay:
+                g += weight_decay * _vector_like(grads, g, params)
+            with np.errstate(over="ignore"):
+                updates, slots = step(_clipped_to_square(g), lr, count + 1, **slots)
         if decoupled_decay:
+            p = _vector_like(grads, g, params)
             updates -= np.multiply(p, lr * decoupled_decay, out=p) * decays
         if mask is not None:
             slots["decays"] = decays
@@ -470,8 +493,20 @@ def _descent(
     return Optimizer(init, update)
 
 
+def _clipped_to_square(g: Array) -> Array:
+    """Clip what is finite so that sums of squares are."""
+    limit = 1e-3 * sqrt(np.finfo(g.dtype).max)
+    clipped: Array = np.where(np.isfinite(g), np.clip(g, -limit, limit), g)
+    return clipped
+
+
+def _eps(eps: float) -> float:
+    """At least 1e-19: squares of less are 0 in float32, and 0 / 0 is no update."""
+    return max(_number("eps", eps, 0), 1e-19)
+
+
 def _adam(b1: float, b2: float, eps: float) -> Callable[..., Step]:
-    b1, b2, eps = _number("b1", b1, 0, 1), _number("b2", b2, 0, 1), _number("eps", eps, 0)
+    b1, b2, eps = _number("b1", b1, 0, 1), _number("b2", b2, 0, 1), _eps(eps)
 
     # In the state are the sums Σ b₁ᵗ⁻ⁱ gᵢ and Σ b₂ᵗ⁻ⁱ gᵢ²: divided by the sums of their weights they are m̂ and v̂.
     def step(g: Array, lr: float, t: int, mu: Array, nu: Array) -> Step:

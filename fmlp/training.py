@@ -469,8 +469,10 @@ def _calibrated(net: Layer, params: Tree, batches: Iterable[Any]) -> Tree:
     for node, moments in gathered.values():
         means, variances = (np.array(m, np.float64) for m in list(zip(*moments, strict=True))[:2])
         n = np.array([rows for _, _, rows in moments], np.float64)
-        mean = n @ means / n.sum()
-        var = n @ (variances + (means - mean) ** 2) / n.sum()
+        mean = means[0] + n @ (means - means[0]) / n.sum()  # exact where all are the same
+        with np.errstate(over="ignore"):
+            var = n @ (variances + (means - mean) ** 2) / n.sum()
+        var = np.minimum(var, np.finfo(node["var"].dtype).max)
         for name, value in (("mean", mean), ("var", var), ("count", n.sum())):
             replaced[id(node[name])] = np.asarray(value, node[name].dtype)
     return tree.map(lambda leaf: replaced.get(id(leaf), leaf), params)
