@@ -81,7 +81,7 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
 
     Returns ``(vector, unravel)``: `vector` has shape (size(tree),) and the leaves' common dtype;
     ``unravel(vector)`` gives a tree of the same structure whose leaves are views into the vector given, in
-    its dtype. Raises ValueError when `unravel` gets a vector of another length.
+    its dtype. Raises ValueError when `unravel` gets a vector of another length, TypeError for leaves of Python objects.
 
     >>> vector, unravel = ravel({"b": np.zeros(2), "w": np.ones((2, 2))})
     >>> vector
@@ -110,6 +110,8 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
 def aligned(n: int, dtype: npt.DTypeLike) -> Array:
     """Allocate a vector, not initialized, that starts a cache line: NumPy's AVX-512 loops run twice as fast on such."""
     dtype = np.dtype(dtype)
+    if dtype.hasobject:  # raw memory holds no Python objects: using it as such would crash the interpreter
+        raise TypeError("ravel: expected a tree of arrays of numbers, got one of Python objects")
     memory = np.empty(n * dtype.itemsize + 64, np.uint8)
     start = -memory.__array_interface__["data"][0] % 64
     return np.ndarray((n,), dtype, memory, start)

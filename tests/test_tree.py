@@ -207,3 +207,9 @@ def test_a_mismatch_names_its_path(other, message):
 def test_keys_that_paths_cannot_hold_are_refused(wrong, error, message):
     with pytest.raises(error, match=message):
         tree.paths(wrong)
+
+
+@pytest.mark.parametrize("leaf", [len, object(), np.array([None, 1])])
+def test_ravel_refuses_python_objects(leaf):
+    with pytest.raises(TypeError, match=r"^ravel: expected a tree of arrays of numbers, got one of Python objects$"):
+        tree.ravel({"a": leaf, "b": np.ones(2)})
