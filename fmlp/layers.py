@@ -446,7 +446,8 @@ def residual(*layers: Layer) -> Layer:
             yield next(cotangents)
             yield _sum((next(cotangents), dy))
 
-        return _sum((y, tree_map(lambda yi, xi: np.asarray(xi, yi.dtype), y, x))), pullback
+        shortcut = tree_map(_cast, y, x) if isinstance(y, tuple) else _cast(y, x)
+        return _sum((y, shortcut)), pullback
 
     return Layer(init, _combinator(residual, children))
 
@@ -629,6 +630,10 @@ def _in_dtype_of(params: Tree, x: Any) -> Any:
     if not isinstance(leaf, np.ndarray) or (isinstance(x, np.ndarray) and x.dtype == leaf.dtype):
         return x
     return tree_cast(x, leaf.dtype) if isinstance(x, np.ndarray | tuple) else x
+
+
+def _cast(like: Array, x: Any) -> Array:
+    return np.asarray(x, like.dtype)
 
 
 def _sum(xs: Sequence[Any]) -> Any:

@@ -54,7 +54,8 @@ def split(key: Key, n: int = 2) -> Key:
     """
     _check(key)
     _check_integer("n", n)
-    return _mix(key + _GOLDEN * np.arange(1, n + 1, dtype=np.uint64)[:, None])
+    keys: Key = _mix(key + _GOLDEN * np.arange(1, n + 1, dtype=np.uint64)[:, None])
+    return keys
 
 
 def fold_in(key: Key, i: int) -> Key:
@@ -69,7 +70,7 @@ def fold_in(key: Key, i: int) -> Key:
     _check_integer("i", i)
     i = int(i)
     # In Python's integers, for three words are too few for NumPy to be faster.
-    words = [_mix_word(_mix_word(word ^ fold) + i & _MASK) for word, fold in zip(key.tolist(), _FOLD, strict=True)]
+    words = [_mix(_mix(word ^ fold) + i & _MASK) for word, fold in zip(key.tolist(), _FOLD, strict=True)]
     return np.array(words, np.uint64)
 
 
@@ -129,15 +130,8 @@ def _stream_types() -> tuple[Any, Any]:
     return SFC64, Words
 
 
-def _mix(z: Key) -> Key:
-    words: Any = z
-    for shift, factor in zip(_SHIFTS, _FACTORS, strict=False):
-        words = (words ^ words >> shift) * factor
-    mixed: Key = words ^ words >> _SHIFTS[2]
-    return mixed
-
-
-def _mix_word(z: int) -> int:
+def _mix(z: Any) -> Any:
+    """Mix an integer, or each word of an array of uint64, which wrap around by themselves."""
     z = (z ^ z >> _SHIFTS[0]) * _FACTORS[0] & _MASK
     z = (z ^ z >> _SHIFTS[1]) * _FACTORS[1] & _MASK
     return z ^ z >> _SHIFTS[2]

@@ -157,7 +157,8 @@ def fit(
 
     `checkpoint`, a path or a `Checkpoint`, names a file that is written as training goes on. If it is there already,
     `fit` goes on from it and ends with the same bits as if it had never stopped; the arguments must be the same, save
-    for `epochs`, `callbacks` and `progress`. SIGTERM then ends training as Ctrl-C does, and is handed on.
+    for `epochs`, `callbacks` and `progress` (of the data, only shapes and dtypes are compared). SIGTERM then ends
+    training as Ctrl-C does, and is handed on.
 
     Raises ValueError or TypeError before any work for arguments that do not fit or a checkpoint of other settings,
     `CheckpointError` when one cannot be written, and `NonFiniteError`, naming the
@@ -266,9 +267,8 @@ def fit(
                 if early_stopping is not None:
                     best_epoch, stop_early = early_stopping.best(history[early_stopping.monitor])
                     best = params if best_epoch == epoch else best
-                reached = reached._replace(
-                    params=params, best=best, history=history
-                )  # should a callback be interrupted
+                # What is returned should a callback be interrupted; a checkpoint has the callbacks run again.
+                reached = reached._replace(params=params, best=best, history=history)
                 now = Epoch(epoch, params, state, history)
                 for callback in callbacks:
                     now = _called(callback, now)

@@ -60,26 +60,15 @@ def assert_same(a, b):
             assert np.array_equal(p, q)
 
 
-def interrupted_after(steps, loss=losses.cross_entropy):
-    """Return the loss, which at its call number `steps` does what Ctrl-C does."""
-    calls = iter(range(10**9))
-
-    @fmlp.differentiable
-    def interrupting(prediction, y, *, weight=None):
-        if next(calls) == steps:
-            raise KeyboardInterrupt
-        return loss.rule(prediction, y, weight=weight)
-
-    interrupting.rule = partial(interrupting.rule)  # closes over the count, which is no setting
-    return interrupting
-
-
 OPTIMIZERS = [
     optim.adam(0.01),
     optim.sgd(0.05, 0.9, nesterov=True),
     optim.nadam(0.01),
     optim.rmsprop(0.01, centered=True, momentum=0.5),
-    optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(schedules.cosine_lr(0.01, 40), mask=lambda p: True)),
+    optim.chain(
+        optim.clip_by_global_norm(1.0),
+        optim.adamw(schedules.cosine_lr(0.01, 40), mask=partial(fmlp.tree.map, lambda leaf: leaf.ndim == 2)),
+    ),
     optim.chain(optim.scale(-1.0), optim.scale_by_schedule(schedules.constant(0.1))),
 ]
 
@@ -107,11 +96,6 @@ def test_an_interrupted_training_ends_with_the_bits_of_one_that_was_not(tmp_path
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_goes_on(tmp_path, optimizer):
     settings = {"optimizer": optimizer, "metrics": None, "validation": None}
-    if optimizer is OPTIMIZERS[4]:
-        settings["optimizer"] = optim.chain(
-            optim.clip_by_global_norm(1.0),
-            optim.adamw(schedules.cosine_lr(0.01, 40), mask=lambda params: fmlp.tree.map(lambda leaf: True, params)),
-        )
     whole = fit(**settings)
     fit(tmp_path / "run.npz", **settings, epochs=2)
     assert_same(fit(tmp_path / "run.npz", **settings), whole)
@@ -141,8 +125,11 @@ def test_batches_and_weights_go_on(tmp_path):
 
 
 def test_the_time_of_all_runs_counts(tmp_path):
-    first = fit(tmp_path / "run.npz", epochs=2)
-    assert fit(tmp_path / "run.npz").seconds > 0.5 * first.seconds
+    path = tmp_path / "run.npz"
+    fit(path, epochs=2)
+    so_far = fmlp.load_metadata(path)["progress"]["seconds"]
+    assert so_far > 0
+    assert fit(path).seconds > so_far
 
 
 @pytest.mark.parametrize(
@@ -221,9 +208,14 @@ def test_settings_out_of_range_are_refused(make, message):
 # ------------------------------------------------------------------------ what goes wrong on a disk
 
 
+@fmlp.differentiable
+def interrupting(prediction, y, *, weight=None):
+    raise KeyboardInterrupt
+
+
 def test_a_missing_folder_is_found_before_any_work(tmp_path):
     with pytest.raises(CheckpointError, match=r"run.npz could not be written: No such file or directory"):
-        fit(tmp_path / "missing" / "run.npz", loss=interrupted_after(0))
+        fit(tmp_path / "missing" / "run.npz", loss=interrupting)
 
 
 def test_a_full_disk_leaves_the_old_file_and_hands_over_what_was_reached(tmp_path, monkeypatch):

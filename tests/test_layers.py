@@ -531,6 +531,13 @@ def test_residual_adds_tuples():
     fmlp.check_vjp(net.apply, params, (generator.normal(size=(4, 2)), generator.normal(size=(4, 3))))
 
 
+def test_residual_takes_a_list_as_other_layers_do():
+    net = residual(Dense(2))
+    _, params = net.init(random.key(0), (2,))
+    rows = [[1.0, 2.0], [3.0, 4.0]]
+    np.testing.assert_array_equal(net.apply(params, rows), net.apply(params, np.array(rows, np.float32)))
+
+
 def test_integers_beside_floats_pass_check_vjp():
     embedding = layers.serial(layers.Embedding(5, 3), layers.Flatten())
     net = layers.serial(layers.parallel(embedding, layers.serial()), layers.fan_in_concat(), Dense(1))
