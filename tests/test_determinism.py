@@ -58,8 +58,7 @@ OPTIMIZERS = [
 def digests():
     """Work out a bit of everything, and return a hash of each.
 
-    No product has more than 262,144 multiplications, and no sum of rows more than 9,216 numbers: up to there OpenBLAS
-    works in one thread.
+    No product has more than 262,144 multiplications: up to there OpenBLAS works in one thread.
     """
     key = random.key(7)
     x = random.generator(key).standard_normal((16, 8), dtype=np.float32)
