@@ -119,17 +119,17 @@ def test_large_products_differ_by_rounding_with_the_number_of_threads():
     """The exception that docs/reliability.md names: OpenBLAS then adds in another order."""
     one, two = (elsewhere("--large", OPENBLAS_NUM_THREADS=threads) for threads in ("1", "2"))
     assert one == elsewhere("--large", OPENBLAS_NUM_THREADS="1")
-    np.testing.assert_allclose(one, two, rtol=1e-4)
+    np.testing.assert_allclose(one[:2], two[:2], rtol=1e-5)
 
 
 def large():
-    """Return the loss and the length of the gradient of a wide network."""
+    """Return the loss of a wide network, and its gradient as one vector."""
     net = serial(Dense(512), Elu(), Dense(512), Elu(), Dense(10))
     _, params = net.init(random.key(0), (784,))
     x = random.generator(random.key(1)).standard_normal((128, 784), dtype=np.float32)
     step = fmlp.value_and_grad(fmlp.objective(net.apply, losses.cross_entropy))
     value, grads = step(params, x, np.arange(128) % 10)
-    return [float(value), float(np.linalg.norm(tree.ravel(grads)[0]))]
+    return float(value), tree.ravel(grads)[0]
 
 
 # ------------------------------------------------------------------------------------- golden file
@@ -243,6 +243,7 @@ if __name__ == "__main__":
         case ["--digests"]:
             print(json.dumps(digests()))
         case ["--large"]:
-            print(json.dumps(large()))
+            value, gradient = large()
+            print(json.dumps([value, float(np.linalg.norm(gradient)), digest(gradient)]))
         case _:
             sys.exit("python tests/test_determinism.py --write")
