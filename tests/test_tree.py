@@ -119,10 +119,10 @@ def test_unflatten_undoes_leaves(t):
     leaves = tree.leaves(t)
     assert equal(tree.unflatten(t, iter(leaves)), t)
     assert repr(tree.unflatten(t, leaves)) == repr(t)  # keys in the order of insertion, too
-    with pytest.raises(ValueError, match="more leaves"):
+    with pytest.raises(ValueError, match=r"^leaves: expected \d+, as many as `like` has, got more"):
         tree.unflatten(t, [*leaves, None])
     if leaves:
-        with pytest.raises(ValueError, match="fewer leaves"):
+        with pytest.raises(ValueError, match=r"^leaves: expected \d+, as many as `like` has, got fewer"):
             tree.unflatten(t, leaves[1:])
 
 
@@ -211,5 +211,5 @@ def test_keys_that_paths_cannot_hold_are_refused(wrong, error, message):
 
 @pytest.mark.parametrize("leaf", [len, object(), np.array([None, 1])])
 def test_ravel_refuses_python_objects(leaf):
-    with pytest.raises(TypeError, match=r"^ravel: expected a tree of arrays of numbers, got one of Python objects$"):
+    with pytest.raises(TypeError, match="^a: expected an array of numbers, got "):
         tree.ravel({"a": leaf, "b": np.ones(2)})
