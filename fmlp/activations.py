@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fmlp.checks import array_of_numbers, function, number
 from fmlp.autodiff import Differentiable, Pullback, differentiable
+from fmlp.checks import array_of_numbers, function, number
 from fmlp.tree import Array
 
 Entry: TypeAlias = tuple[Array, Callable[[], Any]]

@@ -59,7 +59,7 @@ class Differentiable(Generic[P, Y]):
         """Return the value of the function."""
         if self.value:
             return self.value(*args, **kwargs)
-        y, _ = _pair(self, self.rule(*args, **kwargs))
+        y: Y = _pair(self, self.rule(*args, **kwargs))[0]
         return y
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -216,6 +216,8 @@ def objective(apply: Callable[..., Any], loss: Callable[..., Any]) -> Differenti
     ) -> tuple[Any, Pullback]:
         prediction, apply_pullback = apply_rule(params, x, train=True, key=key)
         value, loss_pullback = loss_rule(prediction, y, **({} if weight is None else {"weight": weight}))
+        if np.ndim(value) != 0:
+            raise ValueError(f"loss: expected it to return a number, got shape {np.shape(value)}")
 
         def pullback(d: Any) -> Iterator[Any]:
             cotangent = next(iter(loss_pullback(d)))

@@ -15,17 +15,28 @@ import numpy.typing as npt
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
-__all__ = ["array_of_numbers", "choice", "finite", "function", "given", "integer", "number", "path", "schedule", "shape_of_one"]
+__all__ = [
+    "array_of_numbers",
+    "choice",
+    "finite",
+    "function",
+    "given",
+    "integer",
+    "number",
+    "path",
+    "schedule",
+    "shape_of_one",
+]
 
 
 def given(value: object) -> str:
     """Say in a few words what was given.
 
     >>> given(0.5), given(np.zeros((3, 4))), given(sum), given({"a": 1})
-    ('0.5', 'a float64 array of shape (3, 4)', 'the function sum', "{'a': 1}")
+    ('0.5', 'an array of float64, shape (3, 4)', 'the function sum', "{'a': 1}")
     """
     if isinstance(value, np.ndarray):
-        return f"a {value.dtype} array of shape {value.shape}"
+        return f"an array of {value.dtype}, shape {value.shape}"
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if callable(value) and hasattr(value, "__name__"):
@@ -102,7 +113,7 @@ def path(name: str, value: Any) -> Any:
 def array_of_numbers(name: str, values: Any) -> npt.NDArray[Any]:
     """Return `values` as an array, which must hold real numbers or booleans."""
     try:
-        array = np.asanyarray(values)
+        array: npt.NDArray[Any] = np.asanyarray(values)
     except ValueError:
         raise ValueError(f"{name}: expected an array, got rows of different lengths") from None
     if array.dtype.kind not in "fiub":
@@ -112,15 +123,19 @@ def array_of_numbers(name: str, values: Any) -> npt.NDArray[Any]:
 
 def finite(name: str, values: Any) -> None:
     """Raise ValueError, saying where, if there is a NaN or an infinity in `values`, which may be sparse."""
-    array = np.asanyarray(values.data if hasattr(values, "tocsr") else values)
+    sparse = hasattr(values, "tocsr")
+    array = np.asanyarray(values.tocsr().data if sparse else values)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         place = tuple(map(int, np.argwhere(~np.isfinite(array))[0]))
-        where = "" if array is not values and hasattr(values, "tocsr") else f" at index {place}"
+        where = "" if sparse else f" at index {place}"
         raise ValueError(f"{name}: expected finite numbers, got {array[place]}{where} of shape {np.shape(values)}")
 
 
 def shape_of_one(name: str, value: Any) -> tuple[int, ...]:
     """Return `value`, which must be a tuple of integers of at least 0."""
-    if not isinstance(value, tuple) or not all(isinstance(n, Integral) and n >= 0 for n in value):
-        raise TypeError(f"{name}: expected a shape, a tuple of integers of at least 0, got {given(value)}")
+    expected = f"{name}: expected a shape, a tuple of integers of at least 0, got {given(value)}"
+    if not isinstance(value, tuple) or not all(isinstance(n, Integral) for n in value):
+        raise TypeError(expected)
+    if any(n < 0 for n in value):
+        raise ValueError(expected)
     return value

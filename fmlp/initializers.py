@@ -168,4 +168,5 @@ def _kaiming_std(a: float, mode: Mode, nonlinearity: str) -> Callable[[Shape], f
 def _fans(shape: Shape) -> tuple[int, int]:
     if len(shape_of_one("shape", shape)) != 2 or 0 in shape:
         raise ValueError(f"shape: expected (fan_in, fan_out), both at least 1, got {shape}")
-    return shape
+    n, m = shape
+    return n, m

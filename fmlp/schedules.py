@@ -365,7 +365,8 @@ def _schedule(formula: Schedule) -> Schedule:
 
 
 def _as_schedule(name: str, value: Schedule | float) -> Schedule:
-    return constant(number(name, value)) if isinstance(value, Real) else checked_schedule(name, value)
+    schedule: Schedule = constant(number(name, value)) if isinstance(value, Real) else checked_schedule(name, value)
+    return schedule
 
 
 def _increasing(name: str, values: Iterable[int], low: int) -> list[int]:
@@ -375,4 +376,3 @@ def _increasing(name: str, values: Iterable[int], low: int) -> list[int]:
     if any(later <= earlier for earlier, later in pairwise(counts)):
         raise ValueError(f"{name}: expected increasing integers, got {counts}")
     return counts
-

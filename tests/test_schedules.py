@@ -455,7 +455,11 @@ def test_learning_rates_that_make_no_sense_are_refused(name):
         (lambda: join([1, 2, 3], [3, 3]), ValueError, r"boundaries: expected increasing .*, got \[3, 3\]"),
         (lambda: join([1, 2], [0]), ValueError, r"boundaries\[0\]: .* at least 1, got 0"),
         (lambda: join([1, "x"], [3]), TypeError, r"schedules\[1\]: expected a schedule or a number, got 'x'"),
-        (lambda: join(constant(1), [3]), TypeError, "schedules: expected a list of schedules, got the function schedule"),
+        (
+            lambda: join(constant(1), [3]),
+            TypeError,
+            "schedules: expected a list of schedules, got the function schedule",
+        ),
         (lambda: per_epoch(1, 0), ValueError, "steps_per_epoch: .* at least 1, got 0"),
         (lambda: reduce_on_plateau(1, factor=1), ValueError, r"factor: expected .* \(0, 1\), got 1"),
         (lambda: reduce_on_plateau(1, factor=0), ValueError, r"factor: expected .* \(0, 1\), got 0"),
