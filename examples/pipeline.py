@@ -37,14 +37,14 @@ def build(classes: int) -> Layer:
 def recipe(name: str, rows: int) -> dict:
     """Return the arguments of `fit` for a recipe, given the number of training rows."""
     if name == "full":
-        return {"optimizer": optim.adam(1e-3, weight_decay=0.02), "epochs": 500, "batch_size": 32}
+        return {"optimizer": optim.adam(1e-3, weight_decay=0.02), "epochs": 500, "batch_size": min(32, rows)}
     if name == "simple":
-        return {"optimizer": optim.adam(1e-3), "epochs": 90, "batch_size": 128}
+        return {"optimizer": optim.adam(1e-3), "epochs": 90, "batch_size": min(128, rows)}
     by_epoch = schedules.multi_step_lr(1e-3, milestones=[20, 40, 60, 80], gamma=0.8)
     return {
         "optimizer": optim.adam(schedules.per_epoch(by_epoch, steps_per_epoch=-(-rows // 128))),
         "epochs": 90,
-        "batch_size": 128,
+        "batch_size": min(128, rows),
         "early_stopping": fmlp.EarlyStopping(
             "val_accuracy", mode="max", patience=10, restore_best=True, start_from_epoch=20
         ),

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from math import pi, sqrt
+from math import inf, pi, sqrt
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from fmlp.autodiff import Differentiable, Pullback, differentiable
+from fmlp.checks import array_of_numbers, function, number
 from fmlp.tree import Array
 
 Entry: TypeAlias = tuple[Array, Callable[[], Any]]
@@ -37,14 +38,24 @@ def elementwise(formula: Callable[..., Entry]) -> Differentiable[..., Array]:
     array([9.])
     """
 
+    function("formula", formula)
+    kinds = (float, int, str) if "str" in getattr(formula, "__annotations__", {}).values() else (float, int)
+
+    def plain(setting: Any, name: str = "settings") -> Any:
+        """A NumPy number as a Python number, which leaves the dtype of the arrays it meets as it is."""
+        setting = setting.item() if isinstance(setting, np.generic) else setting
+        if type(setting) not in kinds or setting != setting:
+            number(name, setting, "[-inf, inf]")
+        return setting
+
     @functools.wraps(formula)
     def rule(x: Any, *args: Any, **kwargs: Any) -> tuple[Array, Pullback]:
         x = floating(x)
         if not (args or kwargs):
             y, derivative = formula(x)
             return y, lambda dy: (dy * derivative(),)
-        settings = {name: _plain(value) for name, value in kwargs.items()}
-        y, derivative = formula(x, *map(_plain, args), **settings)
+        settings = {name: plain(value, name) for name, value in kwargs.items()}
+        y, derivative = formula(x, *map(plain, args), **settings)
         return y, lambda dy: (dy * derivative(), *[None for _ in args])
 
     return Differentiable(rule)
@@ -138,7 +149,7 @@ def celu(x: Array, alpha: float = 1.0) -> Entry:
 
     Barron 2017, arXiv 1704.07483.
     """
-    _require(alpha > 0, f"alpha: expected a positive number, got {alpha}")
+    _require(0 < alpha < inf, f"alpha: expected a number in (0, inf), got {alpha}")
     e = np.exp(clip(x, -FAR * alpha, 0) / alpha)
     return np.maximum(x, 0) + alpha * np.expm1(clip(x, -FAR * alpha, 0) / alpha), lambda: e
 
@@ -178,7 +189,7 @@ def gelu(x: Array, approximate: str = "none") -> Entry:
         cdf, e = _sigmoid(sqrt(8 / pi) * (z + 0.044715 * z**3))
         du = sqrt(8 / pi)
         return np.maximum(x, -21) * cdf * (x > -21), lambda: cdf + z * du * (1 + 0.134145 * z * z) * e / (1 + e) ** 2
-    raise ValueError(f"approximate: expected 'none' or 'tanh', got {approximate!r}")
+    raise ValueError(f"approximate: expected one of 'none', 'tanh', got {approximate!r}")
 
 
 @elementwise
@@ -220,7 +231,7 @@ def hardswish(x: Array) -> Entry:
 @elementwise
 def softplus(x: Array, beta: float = 1.0, threshold: float = 20.0) -> Entry:
     """``log(1 + exp(beta x)) / beta``, beta > 0, and ``x`` where beta x > threshold; derivative ``σ(beta x)`` or 1."""
-    _require(beta > 0, f"beta: expected a positive number, got {beta}")
+    _require(0 < beta < inf, f"beta: expected a number in (0, inf), got {beta}")
     z = beta * clip(x, -FAR / beta, FAR / beta)
     s, e = _sigmoid(z)
     linear = z > threshold
@@ -239,7 +250,7 @@ def softsign(x: Array) -> Entry:
 @elementwise
 def softshrink(x: Array, lambd: float = 0.5) -> Entry:
     """``x - lambd`` for x > lambd, ``x + lambd`` for x < -lambd, 0 between; derivative 1, 1, 0."""
-    _require(lambd >= 0, f"lambd: expected a number at least 0, got {lambd}")
+    _require(lambd >= 0, f"lambd: expected a number in [0, inf], got {lambd}")
     return x - clip(x, -lambd, lambd), lambda: np.abs(x) > lambd
 
 
@@ -297,25 +308,18 @@ def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return zeros
 
 
-def floating(x: Any) -> Array:
+def floating(x: Any, name: str = "x") -> Array:
     """Return `x` as an array of floating-point numbers, float64 if it held others; TypeError if it held no numbers."""
-    array: Array = np.asarray(x)
-    if array.dtype.kind == "f":
-        return array
-    if array.dtype.kind not in "iub":
-        raise TypeError(f"x: expected numbers, got dtype {array.dtype}")
-    return array.astype(np.float64)
+    if type(x) is np.ndarray and x.dtype.kind == "f":
+        return x
+    array = np.asarray(array_of_numbers(name, x))
+    return array if array.dtype.kind == "f" else array.astype(np.float64)
 
 
 def _sigmoid(x: Array) -> tuple[Array, Array]:
     """σ(x) without overflow or cancellation, and e = exp(-|x|), so that σ(x) σ(-x) = e / (1 + e)²."""
     e = np.exp(-np.abs(x))
     return np.exp(np.minimum(x, 0)) / (1 + e), e
-
-
-def _plain(setting: Any) -> Any:
-    """A NumPy number as a Python number, which leaves the dtype of the arrays it meets as it is."""
-    return setting.item() if isinstance(setting, np.generic) else setting
 
 
 def _require(condition: bool, message: str) -> None:
@@ -332,6 +336,8 @@ def _choose(condition: Array, yes: float, no: float, x: Array) -> Array:
 @np.errstate(over="ignore")
 def _shifted(x: Array, axis: int) -> Array:
     """x - max x, which leaves softmax as it is and keeps exp from overflowing."""
+    if not -x.ndim <= axis < x.ndim or x.shape[axis] == 0:
+        raise ValueError(f"x: expected at least one number along axis {axis}, got shape {x.shape}")
     x = np.minimum(x, np.finfo(x.dtype).max)  # ∞ - ∞ would be NaN
     z: Array = x - x.max(axis, keepdims=True)
     return z

@@ -20,6 +20,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import numpy as np
 
 from fmlp import random, tree
+from fmlp.checks import function, given, number
 from fmlp.tree import Array, Tree
 
 __all__ = [
@@ -50,13 +51,16 @@ class Differentiable(Generic[P, Y]):
     """For the `apply` of a combinator, its layers by name."""
 
     def __init__(self, rule: Callable[P, tuple[Y, Pullback]], value: Callable[P, Y] | None = None) -> None:
-        functools.update_wrapper(self, rule)
+        functools.update_wrapper(self, function("rule", rule, "a function that returns (value, pullback)"))
         self.rule = rule
         self.value = value
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Y:
         """Return the value of the function."""
-        return self.value(*args, **kwargs) if self.value else self.rule(*args, **kwargs)[0]
+        if self.value:
+            return self.value(*args, **kwargs)
+        y: Y = _pair(self, self.rule(*args, **kwargs))[0]
+        return y
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copy and pickle one that a module holds by its name, as a function is."""
@@ -100,11 +104,23 @@ def rule_of(f: Callable[..., Any], asker: str = "vjp") -> Callable[..., tuple[An
     if isinstance(f, functools.partial):
         rule = functools.partial(rule_of(f.func, asker), *f.args, **f.keywords)
         return _without_first(len(f.args), rule) if f.args else rule
+    if callable(getattr(f, "apply", None)):  # a layer
+        raise TypeError(f"{asker}: expected a differentiable function, got a {type(f).__name__}; pass its apply")
+    if not callable(f):
+        raise TypeError(f"{asker}: expected a differentiable function, got {given(f)}")
     name = getattr(f, "__qualname__", None) or getattr(f, "__name__", None) or repr(f)
     raise TypeError(
         f"{asker}: {name} has no vjp. Make it differentiable: decorate its rule, which returns "
         "(value, pullback), with fmlp.differentiable"
     )
+
+
+def _pair(f: Callable[..., Any], returned: Any) -> tuple[Any, Pullback]:
+    """Return what a rule returned, which must be (value, pullback)."""
+    if type(returned) is not tuple or len(returned) != 2 or not callable(returned[1]):
+        name = getattr(f, "__name__", repr(f))
+        raise TypeError(f"{name}: expected its rule to return (value, pullback), got {given(returned)}")
+    return returned
 
 
 def _without_first(n: int, rule: Callable[..., tuple[Any, Pullback]]) -> Callable[..., tuple[Any, Pullback]]:
@@ -123,15 +139,25 @@ def vjp(f: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Callable
     ``pullback(dy)`` maps a cotangent `dy`, a tree like ``y``, to the tuple of ``dyᵀ ∂f/∂arg`` for the
     positional arguments, each a tree like its argument.
 
-    Raises TypeError when `f` carries no vjp.
+    Raises TypeError when `f` carries no vjp; `pullback` raises ValueError when `dy` is not like ``y``.
 
     >>> from fmlp import activations
     >>> y, pullback = vjp(activations.tanh, np.array([0.0]))
     >>> pullback(np.array([1.0]))
     (array([1.]),)
     """
-    y, pullback = rule_of(f)(*args, **kwargs)
-    return y, lambda dy: tuple(pullback(dy))
+    y, pullback = _pair(f, rule_of(f)(*args, **kwargs))
+
+    def checked(dy: Any) -> tuple[Any, ...]:
+        tree.map(_check_cotangent, y, dy)
+        return tuple(pullback(dy))
+
+    return y, checked
+
+
+def _check_cotangent(y: Any, dy: Any) -> None:
+    if np.shape(y) != np.shape(dy):
+        raise ValueError(f"dy: expected the shape of the result, {np.shape(y)}, got {np.shape(dy)}")
 
 
 def value_and_grad(f: Callable[..., Any]) -> Callable[..., tuple[Any, Tree]]:
@@ -145,7 +171,7 @@ def value_and_grad(f: Callable[..., Any]) -> Callable[..., tuple[Any, Tree]]:
     rule = rule_of(f, "value_and_grad")
 
     def evaluate(*args: Any, **kwargs: Any) -> tuple[Any, Tree]:
-        y, pullback = rule(*args, **kwargs)
+        y, pullback = _pair(f, rule(*args, **kwargs))
         if np.ndim(y) != 0:
             name = getattr(f, "__name__", repr(f))
             raise ValueError(f"value_and_grad: {name} must return a scalar, got shape {np.shape(y)}")
@@ -182,7 +208,7 @@ def objective(apply: Callable[..., Any], loss: Callable[..., Any]) -> Differenti
     >>> value_and_grad(f)({"w": np.array([[2.0]])}, np.array([[3.0]]), np.array([[5.0]]))
     (np.float64(1.0), {'w': array([[6.]])})
     """
-    apply_rule, loss_rule = rule_of(apply, "objective"), rule_of(loss, "objective")
+    apply_rule, loss_rule = rule_of(apply, "apply"), rule_of(loss, "loss")
 
     @differentiable
     def objective(
@@ -190,6 +216,8 @@ def objective(apply: Callable[..., Any], loss: Callable[..., Any]) -> Differenti
     ) -> tuple[Any, Pullback]:
         prediction, apply_pullback = apply_rule(params, x, train=True, key=key)
         value, loss_pullback = loss_rule(prediction, y, **({} if weight is None else {"weight": weight}))
+        if np.ndim(value) != 0:
+            raise ValueError(f"loss: expected it to return a number, got shape {np.shape(value)}")
 
         def pullback(d: Any) -> Iterator[Any]:
             cotangent = next(iter(loss_pullback(d)))
@@ -222,17 +250,20 @@ def check_vjp(
 
     Raises AssertionError naming the leaf and both numbers when they differ by more than
     ``atol + rtol · (scale of the sum)``, or when a cotangent's structure or shape is not its argument's; TypeError
-    when `f` carries no vjp.
+    when `f` carries no vjp, ValueError when no argument holds a floating-point number or a tolerance makes no sense.
 
     >>> from fmlp import activations
     >>> check_vjp(activations.gelu, np.linspace(-3, 3, 7))
     """
+    number("rtol", rtol), number("atol", atol), number("step", step, "(0, inf)")
     generator = random.generator(random.key(seed))
 
     def direction(leaf: Any) -> Any:
         return np.asarray(generator.uniform(-1, 1, np.shape(leaf)))
 
     args = tree.cast(args, np.float64)
+    if not any(np.asarray(leaf).dtype.kind == "f" for leaf in tree.leaves(args)):
+        raise ValueError("args: expected at least one floating-point number to move, got none")
     y, pullback = vjp(f, *args, **kwargs)
     v = tree.map(direction, y)
     cotangents = pullback(v)

@@ -19,6 +19,8 @@ import numpy as np
 
 from fmlp import tree
 from fmlp.autodiff import Differentiable
+from fmlp.checks import integer, number
+from fmlp.checks import path as checked_path
 from fmlp.files import FileFormatError
 from fmlp.serialization import load, load_metadata, save
 from fmlp.tree import Tree
@@ -48,18 +50,16 @@ class Checkpoint:
     """Where and how often `fit` writes a checkpoint: every `epochs` epochs, and every `seconds` seconds if given.
 
     One more is written when training ends, by itself, by Ctrl-C or by SIGTERM. The file is replaced whole: whoever
-    looks sees the old one or the new one. Raises ValueError for numbers that are not positive.
+    looks sees the old one or the new one. Raises ValueError for numbers that are not positive,
+    TypeError for what is none.
 
     >>> Checkpoint("run.npz", seconds=60)
-    Checkpoint('run.npz', epochs=1, seconds=60)
+    Checkpoint('run.npz', epochs=1, seconds=60.0)
     """
 
     def __init__(self, path: str | os.PathLike[str], epochs: int = 1, seconds: float | None = None) -> None:
-        if isinstance(epochs, bool) or not isinstance(epochs, int | np.integer) or epochs < 1:
-            raise ValueError(f"epochs: expected a positive integer, got {epochs!r}")
-        if seconds is not None and not seconds > 0:
-            raise ValueError(f"seconds: expected a positive number or None, got {seconds!r}")
-        self.path, self.epochs, self.seconds = Path(path), epochs, seconds
+        self.path, self.epochs = Path(checked_path("path", path)), integer("epochs", epochs)
+        self.seconds = None if seconds is None else number("seconds", seconds, "(0, inf]")
 
     def __repr__(self) -> str:
         """Show how it was made."""

@@ -21,7 +21,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fmlp.files import Array, FileFormatError, StrPath, read_npy, read_npz, reading, shown, unpacked_limit
+from fmlp.checks import StrPath, array_of_numbers, finite, integer, number
+from fmlp.checks import path as checked_path
+from fmlp.files import Array, FileFormatError, read_npy, read_npz, reading, shown, unpacked_limit
 
 __all__ = [
     "Dataset",
@@ -77,7 +79,8 @@ def load(path: StrPath, *, label: str | int | None = None, test_fraction: float 
     >>> data.x_train.shape, data.x_train.dtype, data.y_test.shape, data.y_test.dtype
     ((1438, 64), dtype('float32'), (359,), dtype('int64'))
     """
-    path = Path(path)
+    path = Path(checked_path("path", path))
+    test_fraction, seed = number("test_fraction", test_fraction, "(0, 1)"), integer("seed", seed, 0)
     suffix = path.suffix.lower()
     path.stat()  # raises FileNotFoundError
     if label is not None and suffix != ".csv":
@@ -118,7 +121,7 @@ def read_idx(path: StrPath) -> npt.NDArray[np.uint8]:
     ...     read_idx(path)
     array([7, 2, 1], dtype=uint8)
     """
-    path = Path(path)
+    path = Path(checked_path("path", path))
     with reading(path, "IDX"), path.open("rb") as file, gzip.open(file) if path.suffix == ".gz" else file as stream:
         magic = stream.read(4)
         if len(magic) < 4 or not magic.startswith(b"\0\0\x08") or magic[3] == 0:
@@ -167,7 +170,9 @@ def read_csv(path: StrPath, label: str | int | None = None) -> tuple[Array, Arra
     (array([[ 3.5, 25. ],
            [11. , 42. ]]), array([1, 0]))
     """
-    path = Path(path)
+    path = Path(checked_path("path", path))
+    if label is not None and not isinstance(label, str):
+        label = integer("label", label, None)
     values, whole = array("d"), True
     with reading(path, "CSV"), path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream)
@@ -204,11 +209,10 @@ def train_test_split(x: Array, y: Array, test_fraction: float = 0.2, seed: int =
     >>> split.x_test.shape, split.y_test
     ((2, 2), array([0, 1]))
     """
-    n = len(y)
-    if len(x) != n or n < 2:
-        raise ValueError(f"expected as many rows as labels, at least 2, got {len(x)} rows and {n} labels")
-    if not 0 < test_fraction < 1:
-        raise ValueError(f"test_fraction: expected a number between 0 and 1, got {test_fraction}")
+    x, y = np.asanyarray(x), np.asanyarray(y)
+    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(y) < 2:
+        raise ValueError(f"x, y: expected as many rows as labels, at least 2, got shapes {x.shape} and {y.shape}")
+    n, test_fraction, seed = len(y), number("test_fraction", test_fraction, "(0, 1)"), integer("seed", seed, 0)
     count = min(max(round(n * test_fraction), 1), n - 1)
     rng = np.random.default_rng(seed)
     order = rng.permutation(n)
@@ -233,6 +237,7 @@ def moments(x: Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
     >>> mean, std
     (array([2., 5.]), array([1., 1.]))
     """
+    x = array_of_numbers("x", x)
     if x.ndim != 2 or not len(x):
         raise ValueError(f"x: expected shape (rows, features) and at least one row, got {x.shape}")
     with np.errstate(invalid="ignore", over="ignore"):
@@ -247,19 +252,31 @@ def moments(x: Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 def standardize(x: Array, mean: Array, std: Array) -> npt.NDArray[np.float32]:
     """Compute (x - mean) / std as float32, with the `moments` of the training rows.
 
-    Raises ValueError when `x` is not of shape (rows, features), with `mean` and `std` of shape (features,).
+    Raises ValueError when `x` is not of shape (rows, features), with `mean` and `std` of shape (features,), when one of
+    them holds a NaN or an infinity, or a number in `std` is not above 0; TypeError for what holds no numbers.
 
     >>> x_train, x_test = np.array([[1.0, 5.0], [3.0, 5.0]]), np.array([[4.0, 6.0]])
     >>> standardize(x_test, *moments(x_train))
     array([[2., 1.]], dtype=float32)
     """
+    x, mean, std = array_of_numbers("x", x), array_of_numbers("mean", mean), array_of_numbers("std", std)
     if x.ndim != 2 or not x.shape[1:] == mean.shape == std.shape:
         raise ValueError(
-            f"expected x (rows, features), mean and std (features,), got {x.shape}, {mean.shape}, {std.shape}"
+            f"x, mean, std: expected shapes (rows, features), (features,) and (features,), got {x.shape}, {mean.shape} "
+            f"and {std.shape}"
         )
-    z = np.subtract(x, mean, dtype=np.float64)
-    z /= std
-    return z.astype(np.float32)
+    finite("mean", mean)
+    finite("std", std)
+    if std.min(initial=1) <= 0:
+        raise ValueError(f"std: expected numbers above 0, as `moments` gives them, got {std.min()}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        z = np.subtract(x, mean, dtype=np.float64)
+        z /= std
+        result = z.astype(np.float32)
+    if not np.isfinite(result).all():
+        finite("x", x)
+        raise ValueError("x: expected values whose standardized ones fit into float32, got larger ones")
+    return result
 
 
 def label_balance(y: Array) -> dict[int, int]:
@@ -270,6 +287,7 @@ def label_balance(y: Array) -> dict[int, int]:
     >>> label_balance(np.array([2, 0, 2]))
     {0: 1, 2: 2}
     """
+    y = np.asanyarray(y)
     if y.ndim != 1 or y.dtype.kind not in "biuf":
         raise ValueError(f"y: expected labels of shape (rows,), got {y.dtype} of shape {y.shape}")
     labels, counts = np.unique(y, return_counts=True)
@@ -310,11 +328,10 @@ def gaussian_classes(
     >>> data.x_train.shape, round(bayes_accuracy, 2)
     ((50000, 128), 0.6)
     """
-    if min(rows_train, rows_test, features) < 1 or classes < 2 or not 0 <= seed < 1 << 63:
-        raise ValueError(
-            "expected rows and features of at least 1, classes of at least 2 and a seed of at least 0, got "
-            f"{rows_train=}, {rows_test=}, {features=}, {classes=}, {seed=}"
-        )
+    rows_train, rows_test = integer("rows_train", rows_train), integer("rows_test", rows_test)
+    features, classes, seed = integer("features", features), integer("classes", classes, 2), integer("seed", seed, 0)
+    if seed >= 1 << 63:
+        raise ValueError(f"seed: expected an integer below 2**63, got {seed}")
     recipe = np.array([_RECIPE, rows_train, rows_test, features, classes, seed])
     if cache is not None and Path(cache).exists():
         with reading(cache, "a generated set"):

@@ -50,6 +50,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fmlp import activations, losses, metrics, optim, random, training, tree
 from fmlp.autodiff import differentiable, objective, rule_of, value_and_grad
+from fmlp.checks import given, integer, number
 from fmlp.initializers import uniform
 from fmlp.layers import Activation, BatchNorm, Dense, Dropout, Layer, serial
 from fmlp.losses import Loss
@@ -63,7 +64,11 @@ __all__ = ["MLPClassifier", "MLPRegressor"]
 _ACTIVATIONS = activations.table | {"logistic": activations.sigmoid}
 _OPTIMIZERS = {name: getattr(optim, name) for name in ("adadelta", "adagrad", "adamw", "lion", "nadam", "rmsprop")}
 _LOSSES = {name: f for name, f in vars(losses).items() if isinstance(f, Loss)}
-_AT_LEAST = {"alpha": 0, "learning_rate_init": 0, "power_t": 0, "tol": 0, "n_iter_no_change": 1, "max_fun": 1}
+_INTERVALS = {
+    "alpha": "[0, inf)", "learning_rate_init": "[0, inf)", "power_t": "[0, inf)", "tol": "[0, inf)",
+    "n_iter_no_change": "[1, inf]", "max_fun": "[1, inf)", "momentum": "[0, 1)", "beta_1": "[0, 1)", "beta_2": "[0, 1)",
+    "epsilon": "[0, inf)", "validation_fraction": "(0, 1)",
+}  # fmt: skip
 
 
 class _MLP(BaseEstimator):
@@ -209,8 +214,8 @@ class _MLP(BaseEstimator):
         widths = [self.n_features_in_, *self._hidden(), self.n_outputs_]
         layers: list[Layer] = []
         f: Any = None
-        for i, (given, rate) in enumerate(zip(self._per_layer("activation"), self._per_layer("dropout"), strict=True)):
-            f = _named(_ACTIVATIONS, given)
+        for i, (named, rate) in enumerate(zip(self._per_layer("activation"), self._per_layer("dropout"), strict=True)):
+            f = _named(_ACTIVATIONS, named)
             layers += [_glorot(widths[i], widths[i + 1], f), *[BatchNorm()] * self.batch_norm]
             layers += [f if isinstance(f, Layer) else Activation(f), *[Dropout(rate)] * (rate != 0)]
         return serial(*layers, _glorot(widths[-2], widths[-1], f))
@@ -262,13 +267,13 @@ class _MLP(BaseEstimator):
         return values
 
     def _check_settings(self, incremental: bool) -> None:
-        for name, low in _AT_LEAST.items():
-            value = getattr(self, name)
-            if not isinstance(value, int | float | np.number) or not value >= low:
-                raise ValueError(f"{name}: expected a number of at least {low}, got {value!r}")
+        for name, interval in _INTERVALS.items():
+            number(name, getattr(self, name), interval)
+        for rate in self._per_layer("dropout"):
+            number("dropout", rate, "[0, 1)")
         for name, value in (("max_iter", self.max_iter), ("batch_size", self.batch_size)):
-            if value != "auto" and not (isinstance(value, int | np.integer) and value >= 1):
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+            if value != "auto" or name == "max_iter":
+                integer(name, value)
         _check_choice("solver", self.solver, {"sgd", "adam", "lbfgs", *_OPTIMIZERS}, Optimizer)
         _check_choice("learning_rate", self.learning_rate, {"constant", "invscaling", "adaptive"})
         _check_choice("loss", self.loss, {*self._own_losses, *_LOSSES})
@@ -467,7 +472,7 @@ def _named(known: dict[str, Any], value: Any) -> Any:
 
 def _check_choice(name: str, value: Any, known: Iterable[str], *kinds: type) -> None:
     if value not in known if isinstance(value, str) else not (callable(value) or isinstance(value, kinds)):
-        raise ValueError(f"{name}: expected one of {', '.join(sorted(known))}, or one made; got {value!r}")
+        raise ValueError(f"{name}: expected one of {', '.join(sorted(known))}, or one made; got {given(value)}")
 
 
 def _regularized(net: Layer, loss: Callable[..., Any], factor: float, alpha: float) -> tuple[Layer, Loss]:

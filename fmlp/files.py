@@ -18,11 +18,13 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fmlp.checks import StrPath
+from fmlp.checks import path as checked_path
+
 if TYPE_CHECKING:
     from zipfile import ZipFile
 
 Array: TypeAlias = npt.NDArray[Any]
-StrPath: TypeAlias = str | os.PathLike[str]
 
 __all__ = ["FileFormatError", "read_npy", "read_npz"]
 
@@ -49,6 +51,7 @@ def read_npy(path: StrPath) -> np.memmap[Any, np.dtype[Any]]:
     ...     read_npy(f"{folder}/x.npy").shape
     (3, 2)
     """
+    checked_path("path", path)
     with reading(path, "npy"), open(path, "rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         dtype, shape, order = _npy_header(stream, size, os.fspath(path))
@@ -66,6 +69,7 @@ def read_npz(path: StrPath, *, only: str | None = None) -> dict[str, Array]:
     """
     from zipfile import ZipFile
 
+    checked_path("path", path)
     arrays = {}
     with reading(path, "npz"), open(path, "rb") as file, ZipFile(file) as archive:
         names = _member_names(archive, file, os.fspath(path))

@@ -1,5 +1,8 @@
 """Initializers: functions ``(key, shape) -> array`` of float32.
 
+What makes them raises TypeError for parameters that are no numbers, ValueError for those out of range; they themselves
+raise TypeError for what is no key or no shape, and those with a fan ValueError for shapes that are not (in, out).
+
 For a weight of shape (in, out), fan_in is `in` and fan_out is `out`. Names, parameters and distributions are PyTorch's.
 """
 
@@ -12,6 +15,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from fmlp import random
+from fmlp.checks import choice, number, shape_of_one
 from fmlp.random import Key
 from fmlp.tree import Array
 
@@ -48,28 +52,29 @@ def gain(nonlinearity: str, param: float = 0.01) -> float:
     1.6666666666666667
     """
     if nonlinearity == "leaky_relu":
-        return sqrt(2 / (1 + param**2))
-    if nonlinearity in _UNIT_GAINS:
-        return 1.0
-    if nonlinearity not in _GAINS:
-        known = sorted({*_GAINS, *_UNIT_GAINS, "leaky_relu"})
-        raise ValueError(f"nonlinearity: expected one of {', '.join(known)}; got {nonlinearity!r}")
-    return _GAINS[nonlinearity]
+        return sqrt(2 / (1 + number("param", param, "(-inf, inf)") ** 2))
+    gains = _GAINS | dict.fromkeys(_UNIT_GAINS, 1.0)
+    return gains[choice("nonlinearity", nonlinearity, *sorted({*gains, "leaky_relu"}))]
 
 
 def uniform(a: float = 0.0, b: float = 1.0) -> Initializer:
-    """Draw from U(a, b)."""
-    return lambda key, shape: random.generator(key).uniform(a, b, shape).astype(np.float32)
+    """Draw from U(a, b), a ≤ b."""
+    a, b = number("a", a, "(-inf, inf)"), number("b", b, "(-inf, inf)")
+    if a > b:
+        raise ValueError(f"a: expected a number of at most b, {b}, got {a}")
+    return lambda key, shape: random.generator(key).uniform(a, b, shape_of_one("shape", shape)).astype(np.float32)
 
 
 def normal(mean: float = 0.0, std: float = 1.0) -> Initializer:
     """Draw from N(mean, std²)."""
-    return lambda key, shape: random.generator(key).normal(mean, std, shape).astype(np.float32)
+    mean, std = number("mean", mean, "(-inf, inf)"), number("std", std)
+    return lambda key, shape: random.generator(key).normal(mean, std, shape_of_one("shape", shape)).astype(np.float32)
 
 
 def constant(value: float) -> Initializer:
     """Fill with `value`."""
-    return lambda key, shape: np.full(shape, value, np.float32)
+    value = number("value", value, "(-inf, inf)")
+    return lambda key, shape: np.full(shape_of_one("shape", shape), value, np.float32)
 
 
 def zeros() -> Initializer:
@@ -91,6 +96,7 @@ def xavier_uniform(gain: float = 1.0) -> Initializer:
     >>> w.shape, w.dtype, bool(abs(w).max() <= (6 / 192) ** 0.5)
     ((128, 64), dtype('float32'), True)
     """
+    gain = number("gain", gain)
 
     def init(key: Key, shape: Shape) -> Array:
         r = gain * sqrt(6 / sum(_fans(shape)))
@@ -101,6 +107,7 @@ def xavier_uniform(gain: float = 1.0) -> Initializer:
 
 def xavier_normal(gain: float = 1.0) -> Initializer:
     """Draw from N(0, σ²), σ = gain √(2 / (fan_in + fan_out)). Glorot and Bengio 2010, as `xavier_uniform`."""
+    gain = number("gain", gain)
     return lambda key, shape: normal(0.0, gain * sqrt(2 / sum(_fans(shape))))(key, shape)
 
 
@@ -141,6 +148,7 @@ def orthogonal(gain: float = 1.0) -> Initializer:
     >>> bool(np.allclose(w.T @ w, np.eye(2), atol=1e-6))
     True
     """
+    gain = number("gain", gain)
 
     def init(key: Key, shape: Shape) -> Array:
         n, m = _fans(shape)
@@ -152,13 +160,13 @@ def orthogonal(gain: float = 1.0) -> Initializer:
 
 
 def _kaiming_std(a: float, mode: Mode, nonlinearity: str) -> Callable[[Shape], float]:
-    if mode not in ("fan_in", "fan_out"):
-        raise ValueError(f"mode: expected 'fan_in' or 'fan_out', got {mode!r}")
-    scale = gain(nonlinearity, a)
+    choice("mode", mode, "fan_in", "fan_out")
+    scale = gain(nonlinearity, number("a", a, "(-inf, inf)"))
     return lambda shape: scale / sqrt(_fans(shape)[0 if mode == "fan_in" else 1])
 
 
 def _fans(shape: Shape) -> tuple[int, int]:
-    if len(shape) != 2 or 0 in shape:
+    if len(shape_of_one("shape", shape)) != 2 or 0 in shape:
         raise ValueError(f"shape: expected (fan_in, fan_out), both at least 1, got {shape}")
-    return shape
+    n, m = shape
+    return n, m

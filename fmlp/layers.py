@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from fmlp import activations, random
+from fmlp import activations, initializers, random
 from fmlp.autodiff import Differentiable, Pullback, differentiable, rule_of
+from fmlp.checks import given, integer, number, shape_of_one
 from fmlp.initializers import Initializer, constant, normal, ones, xavier_uniform, zeros
 from fmlp.random import Key
 from fmlp.tree import Array, Tree, leaves
@@ -52,25 +53,23 @@ def Dense(
     >>> shape, params["w"].shape, params["b"]
     ((3,), (2, 3), array([0., 0., 0.], dtype=float32))
     """
-    _positive("features", features)
-    w_init, b_init = w_init or xavier_uniform(), b_init or zeros()
-    for name, initializer in (("w_init", w_init), ("b_init", b_init)):
-        if not callable(initializer):
-            raise TypeError(
-                f"{name}: expected an initializer, such as xavier_uniform(), got {initializer!r}; the input's width is "
-                "not given: init is told the input's shape"
-            )
+    features = integer("features", features)
+    draw_w = _initializer("w_init", xavier_uniform() if w_init is None else w_init)
+    draw_b = _initializer("b_init", zeros() if b_init is None else b_init)
 
     def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
         w_key, b_key = random.split(key)
-        params = {"w": w_init(w_key, (_width(shape), features))}
+        params = {"w": draw_w(w_key, (_width(shape), features))}
         if bias:
-            params["b"] = b_init(b_key, (features,))
+            params["b"] = draw_b(b_key, (features,))
         return (*shape[:-1], features), params
 
     @differentiable
+    @_naming_parameters
     def dense(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
         w = params["w"]
+        if w.ndim != 2 or w.shape[1] != features:
+            raise ValueError(f"w: expected shape (inputs, {features}), got {w.shape}")
         x = _features(x, w.dtype, len(w), sparse=True)
         y = _rows(x).dot(w)  # half the overhead of matmul
         if bias:
@@ -103,16 +102,18 @@ def Embedding(num_embeddings: int, features: int, w_init: Initializer | None = N
     >>> layer.apply(params, np.array([7, 7, 3])).shape
     (3, 4)
     """
-    _positive("num_embeddings", num_embeddings)
-    _positive("features", features)
-    w_init = w_init or normal()
+    num_embeddings, features = integer("num_embeddings", num_embeddings), integer("features", features)
+    draw_w = _initializer("w_init", normal() if w_init is None else w_init)
 
     def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
-        return (*shape, features), {"w": w_init(key, (num_embeddings, features))}
+        return (*shape_of_one("shape", shape), features), {"w": draw_w(key, (num_embeddings, features))}
 
     @differentiable
+    @_naming_parameters
     def embedding(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
         w, x = params["w"], np.asarray(x)
+        if w.ndim != 2 or w.shape[1] != features:
+            raise ValueError(f"w: expected shape ({num_embeddings}, {features}), got {w.shape}")
         if x.dtype.kind not in "iu":
             raise TypeError(f"x: expected integers, got {x.dtype}")
         if x.size and not (x.min() >= 0 and x.max() < len(w)):
@@ -158,7 +159,7 @@ def BatchNorm(*, eps: float = 1e-5) -> Layer:
     array([[-1.],
            [ 1.]], dtype=float32)
     """
-    eps = max(_at_least_zero("eps", eps), TINY)
+    eps = max(number("eps", eps), TINY)
 
     def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
         n = (_width(shape),)
@@ -167,9 +168,12 @@ def BatchNorm(*, eps: float = 1e-5) -> Layer:
         return shape, {"scale": one(key, n), "bias": zero(key, n), **statistics}
 
     @differentiable
+    @_naming_parameters
     @np.errstate(over="ignore")
     def batch_norm(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
         scale, mean, var = params["scale"], params["mean"], params["var"]
+        if not scale.shape == params["bias"].shape == mean.shape == var.shape:
+            raise _of_one_shape(params, "scale", "bias", "mean", "var")
         x = _features(x, scale.dtype, len(scale))
         if train:
             rows = _rows(x)
@@ -210,15 +214,18 @@ def LayerNorm(*, eps: float = 1e-5) -> Layer:
     Parameters: `scale` (n,) of ones and `bias` (n,) of zeros. A constant row gives `bias`, however large it is. An
     `eps` below 1e-37 counts as 1e-37. Ba, Kiros and Hinton 2016, arXiv 1607.06450.
     """
-    eps = max(_at_least_zero("eps", eps), TINY)
+    eps = max(number("eps", eps), TINY)
 
     def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
         n = (_width(shape),)
         return shape, {"scale": ones()(key, n), "bias": zeros()(key, n)}
 
     @differentiable
+    @_naming_parameters
     def layer_norm(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
         scale = params["scale"]
+        if scale.shape != params["bias"].shape:
+            raise _of_one_shape(params, "scale", "bias")
         x = _features(x, scale.dtype, len(scale))
         z, r, _, _ = _standardized(x, -1, eps)
 
@@ -242,8 +249,7 @@ def Dropout(rate: float) -> Layer:
     >>> Dropout(0.5).apply({}, np.ones(8, np.float32), train=True, key=random.key(0))
     array([2., 0., 0., 0., 0., 2., 0., 2.], dtype=float32)
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"rate: expected a number in [0, 1), got {rate}")
+    rate = number("rate", rate, "[0, 1)")
     keep = max(round((1 - rate) * 65536), 1) / 65536
 
     @differentiable
@@ -264,10 +270,12 @@ def Flatten() -> Layer:
     """Join the axes of each example: (batch, a, b, …) to (batch, a·b·…)."""
 
     def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
-        return (prod(shape),), {}
+        return (prod(shape_of_one("shape", shape)),), {}
 
     @differentiable
     def flatten(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
+        if np.ndim(x) == 0:
+            raise ValueError(f"x: expected a batch, shape (rows, ...), got {given(x)}")
         x = np.asarray(x)
         return x.reshape(len(x), prod(x.shape[1:])), lambda dy: ({}, dy.reshape(x.shape))
 
@@ -277,12 +285,14 @@ def Flatten() -> Layer:
 def Activation(f: Callable[..., Any], **settings: Any) -> Layer:
     """Apply a differentiable function without parameters: ``y = f(x, **settings)``.
 
-    Raises TypeError when `f` carries no vjp.
+    Raises TypeError when `f` carries no vjp or takes no such settings.
 
     >>> Activation(activations.leaky_relu, negative_slope=0.5).apply({}, np.array([-1.0, 1.0]))
     array([-0.5,  1. ])
     """
     rule = rule_of(f, "Activation")
+    if settings:
+        _bound(getattr(f, "__name__", "Activation"), f, (), settings)
 
     def activation(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
         y, pullback = rule(x, **settings)
@@ -298,16 +308,19 @@ def Prelu(num_parameters: int = 1, init: float = 0.25) -> Layer:
     Parameter: `slope` (num_parameters,), all `init`. At 0 the derivative is the slope. He, Zhang, Ren and Sun 2015,
     arXiv 1502.01852.
     """
-    _positive("num_parameters", num_parameters)
+    num_parameters, start = integer("num_parameters", num_parameters), constant(number("init", init, "(-inf, inf)"))
 
     def init_(key: Key, shape: Shape) -> tuple[Shape, Tree]:
         if num_parameters not in (1, _width(shape)):
             raise ValueError(f"num_parameters: expected 1 or the width, {shape[-1]}, got {num_parameters}")
-        return shape, {"slope": constant(init)(key, (num_parameters,))}
+        return shape, {"slope": start(key, (num_parameters,))}
 
     @differentiable
+    @_naming_parameters
     def prelu(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
         slope = params["slope"]
+        if slope.shape != (num_parameters,):
+            raise ValueError(f"slope: expected shape ({num_parameters},), got {slope.shape}")
         x = _features(x, slope.dtype, num_parameters if num_parameters > 1 else None)
         negative = np.minimum(x, 0)
 
@@ -354,7 +367,7 @@ def serial(*layers: Layer) -> Layer:
         for (name, layer), k in zip(children.items(), _keys(key, train, len(children)), strict=True):
             try:
                 x, pullback = rule_of(layer.apply)(params.get(name, {}), x, train=train, key=k)
-            except (KeyError, TypeError, ValueError) as error:
+            except (IndexError, KeyError, TypeError, ValueError) as error:
                 _raise_inside(name, error)
             if pullbacks is not None:  # else what it holds is free at the next layer
                 pullbacks.append(pullback)
@@ -407,7 +420,7 @@ def parallel(*layers: Layer) -> Layer:
         for (name, layer), k, xi in zip(children.items(), _keys(key, train, len(children)), x, strict=True):
             try:
                 y, pullback = rule_of(layer.apply)(params.get(name, {}), xi, train=train, key=k)
-            except (KeyError, TypeError, ValueError) as error:
+            except (IndexError, KeyError, TypeError, ValueError) as error:
                 _raise_inside(name, error)
             ys.append(y)
             pullbacks.append(pullback)
@@ -454,7 +467,7 @@ def residual(*layers: Layer) -> Layer:
 
 def fan_out(n: int) -> Layer:
     """Hand the input to n branches: ``x`` to ``(x, …, x)``; their cotangents add up."""
-    _positive("n", n)
+    n = integer("n", n)
 
     def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
         return (shape,) * n, {}
@@ -471,6 +484,8 @@ def fan_in_sum() -> Layer:
 
     def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
         _check_branches("shape", shape)
+        if not all(isinstance(s, tuple) for s in shape):
+            raise TypeError(f"shape: expected a tuple of shapes, one for each branch, got {given(shape)}")
         if any(s != shape[0] for s in shape):
             raise ValueError(f"shape: expected branches of one shape, got {shape}")
         return shape[0], {}
@@ -485,9 +500,12 @@ def fan_in_sum() -> Layer:
 
 def fan_in_concat(axis: int = -1) -> Layer:
     """Join the branches along `axis`, counted with the batch axis as 0; the last by default."""
+    axis = integer("axis", axis, None)
 
     def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
         _check_branches("shape", shape)
+        if not all(isinstance(s, tuple) for s in shape):
+            raise TypeError(f"shape: expected a tuple of shapes, one for each branch, got {given(shape)}")
         ndim = len(shape[0]) + 1
         at = axis % ndim - 1 if -ndim <= axis < ndim else -1
         if at < 0 or any(s[:at] + s[at + 1 :] != shape[0][:at] + shape[0][at + 1 :] for s in shape):
@@ -514,13 +532,10 @@ def fan_in_concat(axis: int = -1) -> Layer:
 
 def _activation_layer(name: str, f: Callable[..., Any]) -> Callable[..., Layer]:
     def constructor(*args: Any, **settings: Any) -> Layer:
-        import inspect
-
-        try:
-            arguments = inspect.signature(f).bind(None, *args, **settings).arguments
-        except TypeError as error:
-            raise TypeError(f"{name}: {error}") from None
-        return Activation(f, **dict(list(arguments.items())[1:]))
+        settings = _bound(name, f, args, settings)
+        if f.__name__ not in ("softmax", "log_softmax"):
+            f(0.0, **settings)  # says which of them make no sense
+        return Activation(f, **settings)
 
     constructor.__name__ = constructor.__qualname__ = name
     constructor.__doc__ = f"The layer of `activations.{f.__name__}`, which tells its settings.\n\n{f.__doc__}"
@@ -561,7 +576,64 @@ __all__ = [
 
 
 def _same_shape(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+    if not isinstance(shape, tuple):
+        raise ValueError(f"shape: expected the shape of one example, such as (128,), got {given(shape)}")
     return shape, {}
+
+
+def _bound(name: str, f: Callable[..., Any], args: tuple[Any, ...], settings: dict[str, Any]) -> dict[str, Any]:
+    """Name the settings of an activation, which must be those that `f` takes."""
+    import inspect
+
+    try:
+        arguments = inspect.signature(f).bind(None, *args, **settings).arguments
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
+    return dict(list(arguments.items())[1:])
+
+
+def _initializer(name: str, initializer: Any) -> Initializer:
+    """Guard an initializer: it must be one, and what it draws an array of the shape asked for."""
+    if any(initializer is getattr(initializers, constructor) for constructor in initializers.__all__):
+        raise TypeError(f"{name}: expected an initializer, got {given(initializer)}; call it: {initializer.__name__}()")
+    if not callable(initializer):
+        raise TypeError(
+            f"{name}: expected an initializer, such as xavier_uniform(), got {given(initializer)}; the input's width "
+            "is not given: init is told the input's shape"
+        )
+
+    def draw(key: Key, shape: Shape) -> Array:
+        drawn: Array = initializer(key, shape)
+        if np.shape(drawn) != shape:
+            raise ValueError(f"{name}: expected it to draw shape {shape}, got {given(drawn)}")
+        return drawn
+
+    return draw
+
+
+def _naming_parameters(rule: Callable[..., tuple[Any, Pullback]]) -> Callable[..., tuple[Any, Pullback]]:
+    """Have a rule of ``(params, x)`` say which parameter is missing or no array."""
+
+    @functools.wraps(rule)
+    def checked(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
+        try:
+            return rule(params, x, train=train, key=key)
+        except KeyError as error:
+            raise ValueError(f"{error.args[0]}: missing from the parameters") from error
+        except (AttributeError, IndexError, TypeError):
+            if not isinstance(params, dict):
+                raise TypeError(f"params: expected a dict of arrays, got {given(params)}") from None
+            for name, leaf in params.items():
+                if not isinstance(leaf, np.ndarray):
+                    raise TypeError(f"{name}: expected an array, got {given(leaf)}") from None
+            raise
+
+    return checked
+
+
+def _of_one_shape(params: Tree, *names: str) -> ValueError:
+    shapes = ", ".join(f"{name} {params[name].shape}" for name in names)
+    return ValueError(f"{names[0]}: expected parameters of one shape, got {shapes}")
 
 
 @functools.lru_cache(maxsize=16)
@@ -616,6 +688,8 @@ def _features(x: Any, dtype: npt.DTypeLike, n: int | None, *, sparse: bool = Fal
     if array.dtype != dtype:
         if array.dtype.kind not in "fiub":
             raise TypeError(f"x: expected numbers, got dtype {array.dtype}")
+        if np.dtype(dtype).kind != "f":
+            raise TypeError(f"params: expected floating-point numbers, got dtype {dtype}")
         array = array.astype(dtype)
     if n is not None and (array.ndim == 0 or array.shape[-1] != n):
         raise ValueError(f"x: expected shape (..., {n}), got {array.shape}")
@@ -653,8 +727,15 @@ def _add(x: Any, y: Any) -> Array:
 
 def _width(shape: Shape) -> int:
     if not isinstance(shape, tuple) or not shape or not all(isinstance(n, int | np.integer) and n > 0 for n in shape):
-        raise ValueError(f"shape: expected the shape of one example, such as (128,), got {shape!r}")
+        raise ValueError(f"shape: expected the shape of one example, such as (128,), got {given(shape)}")
     return int(shape[-1])
+
+
+def check_net(net: Any) -> None:
+    """Raise TypeError unless `net` is a layer."""
+    if not isinstance(net, Layer):
+        hint = f"; call the constructor: {getattr(net, '__name__', '')}()" if callable(net) else ""
+        raise TypeError(f"net: expected a layer, such as serial(...), got {given(net)}{hint}")
 
 
 def _named(asker: str, layers: Iterable[Layer]) -> dict[str, Layer]:
@@ -672,6 +753,7 @@ def _named(asker: str, layers: Iterable[Layer]) -> dict[str, Layer]:
                 hint = f"; call the constructor: {name}()" if callable(layer) else ""
             raise TypeError(f"{asker}: expected layers, got {name} at position {i}{hint}")
         layer = Layer(*layer)
+        rule_of(layer.apply, f"{asker}: the layer at position {i}")
         children[f"{getattr(layer.apply, '__name__', 'layer')}_{i}"] = layer
     return children
 
@@ -696,7 +778,8 @@ def _with_leaves(params: dict[str, Tree]) -> dict[str, Tree]:
 
 def _check_children(params: Tree, children: dict[str, Layer]) -> None:
     if not isinstance(params, dict):
-        raise TypeError(f"params: expected a dict of the layers' parameters, got {type(params).__name__}")
+        hint = "; init returns (shape, params)" if isinstance(params, tuple) and len(params) == 2 else ""
+        raise TypeError(f"params: expected a dict of the layers' parameters, got {type(params).__name__}{hint}")
     if unknown := params.keys() - children.keys():
         names = ", ".join(children)
         raise ValueError(f"params: no layer is called {sorted(unknown)[0]}; the layers are {names}")
@@ -718,14 +801,3 @@ def _raise_inside(name: str, error: Exception) -> NoReturn:
     if isinstance(error, KeyError):
         raise ValueError(f"{name}/{error.args[0]}: missing from the parameters") from error
     raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}/{error}") from error
-
-
-def _positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
-
-
-def _at_least_zero(name: str, value: float) -> float:
-    if not value >= 0:
-        raise ValueError(f"{name}: expected a number at least 0, got {value!r}")
-    return float(value)

@@ -11,20 +11,22 @@ the arg max. Bind a loss's own parameters with `functools.partial`.
 Where a number is too large for the dtype, the loss is infinite, without a warning. Rows of weight 0 count nothing,
 whatever they hold.
 
-All raise ValueError when shapes do not fit, naming both, or when the batch is empty.
+All raise ValueError when shapes do not fit, naming both, when the batch is empty, or when a weight is negative or not
+finite; TypeError for what holds no numbers.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
 
 from fmlp.activations import clip, floating, sigmoid
 from fmlp.autodiff import Differentiable, Pullback
+from fmlp.checks import array_of_numbers, function, number
 from fmlp.tree import Array
 
 __all__ = [
@@ -69,7 +71,7 @@ def as_is(output: Array) -> Array:
 
 def loss(predict: Callable[[Array], Array] = as_is) -> Callable[[Callable[..., tuple[Any, Pullback]]], Loss]:
     """Make a loss from its rule, ``rule(prediction, y, *, weight=None) -> (scalar, pullback)``."""
-    return functools.partial(Loss, predict=predict)
+    return functools.partial(Loss, predict=function("predict", predict))
 
 
 def prediction_of(loss: Callable[..., Any]) -> Callable[[Array], Array]:
@@ -112,10 +114,10 @@ def huber(prediction: Array, y: Any, *, weight: Any = None, delta: float = 1.0) 
 
     Raises ValueError for a delta that is not positive. Huber 1964, "Robust estimation of a location parameter".
     """
-    if not delta > 0:
-        raise ValueError(f"delta: expected a positive number, got {delta}")
+    if type(delta) is not float or not delta > 0:
+        delta = number("delta", delta, "(0, inf]")
     d = _residual(prediction, y)
-    c = clip(d, -float(delta), float(delta))
+    c = clip(d, -delta, delta)
     return _mean(c * (d - 0.5 * c), weight, lambda: c)
 
 
@@ -128,7 +130,7 @@ def poisson(log_rate: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullba
     >>> poisson(np.log([[2.0], [3.0]]), np.array([2, 3])).round(12)
     np.float64(0.0)
     """
-    z = floating(log_rate)
+    z = floating(log_rate, "log_rate")
     y = _aligned(z, y)
     if not y.min(initial=0) >= 0:
         raise ValueError(f"y: expected numbers of at least 0, got {y.min()}")
@@ -146,7 +148,7 @@ def binary_cross_entropy(logits: Array, y: Any, *, weight: Any = None) -> tuple[
     >>> binary_cross_entropy(np.array([0.0]), np.array([1]))
     np.float64(0.6931471805599453)
     """
-    z = floating(logits)
+    z = floating(logits, "logits")
     y = _aligned(z, y)
     if not (y.min(initial=0) >= 0 and y.max(initial=1) <= 1):
         raise ValueError(f"y: expected labels 0 and 1, or probabilities; got values from {y.min()} to {y.max()}")
@@ -168,20 +170,19 @@ def cross_entropy(logits: Array, y: Any, *, weight: Any = None, label_smoothing:
     >>> cross_entropy(np.zeros((2, 4)), np.array([0, 3]))
     np.float64(1.3862943611198906)
     """
-    logits = floating(logits)
+    logits = floating(logits, "logits")
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise ValueError(f"logits: expected shape (batch, classes), got {logits.shape}")
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing: expected a number in [0, 1], got {label_smoothing}")
+    if type(label_smoothing) is not float or not 0 <= label_smoothing <= 1:
+        label_smoothing = number("label_smoothing", label_smoothing, "[0, 1]")
     n, k = logits.shape
-    y = np.asarray(y)
+    y = y if type(y) is np.ndarray else np.asarray(array_of_numbers("y", y))
     z = np.array(logits.T, order="C")  # classes first: NumPy reduces over the long, contiguous axis much faster
     z -= z.max(0)
     if label_smoothing or y.ndim > 1:
         np.maximum(z, np.finfo(z.dtype).min, out=z)  # 0 · -∞ would be NaN
     e = np.exp(z)
     total = e.sum(0)
-    label_smoothing = float(label_smoothing)
     keep = 1 - label_smoothing
     if y.ndim == 1:
         at = _label_index(y, n, k)
@@ -213,10 +214,13 @@ def _mean(values: Array, weight: Any, derivative: Callable[[], Array], factor: f
     if weight is None:
         share = 1 / values.size
         return values.sum() * share, lambda dy: (derivative() * (dy * (factor * share)), None)
-    w = np.asarray(weight, np.float64)
+    w = array_of_numbers("weight", weight).astype(np.float64, copy=False)
     if w.shape != (n,):
         raise ValueError(f"weight: expected shape ({n},), one per row, got {w.shape}")
-    shares = (w / (float(w.sum()) * (values.size // n) or 1.0)).astype(values.dtype)
+    total = float(w.sum())
+    if not (w.min() >= 0 and total < inf):  # NaN is neither
+        raise ValueError(f"weight: expected finite numbers of at least 0, got values from {w.min()} to {w.max()}")
+    shares = (w / (total * (values.size // n) or 1.0)).astype(values.dtype)
 
     def weighted(a: Array, by: Array) -> Array:
         by = by.reshape(n, *[1] * (a.ndim - 1))
@@ -238,16 +242,14 @@ def _mean(values: Array, weight: Any, derivative: Callable[[], Array], factor: f
 
 
 def _residual(prediction: Array, y: Any) -> Array:
-    prediction = floating(prediction)
+    prediction = floating(prediction, "prediction")
     d: Array = prediction - _aligned(prediction, y)
     return d
 
 
 def _aligned(prediction: Array, y: Any) -> Array:
     """Bring `y` to the dtype and shape of the prediction; a column and a vector of the same length are the same."""
-    given = np.asarray(y)
-    if given.dtype.kind not in "fiub":
-        raise TypeError(f"y: expected numbers, got dtype {given.dtype}")
+    given = y if type(y) is np.ndarray and y.dtype.kind == "f" else np.asarray(array_of_numbers("y", y))
     aligned: Array = given.astype(prediction.dtype, copy=False)
     if given.shape == prediction.shape:
         return aligned
@@ -275,5 +277,9 @@ def _probabilities(y: Array, logits: Array) -> Array:
         )
     q = y.astype(logits.dtype, copy=False)
     if not (q.min(initial=0) >= 0 and np.abs(q.sum(1) - 1).max(initial=0) < 1e-3):
-        raise ValueError("y: expected rows of probabilities, at least 0 and summing to 1")
+        sums = q.sum(1)
+        raise ValueError(
+            f"y: expected rows of probabilities, at least 0 and summing to 1, got values from {q.min()} to {q.max()} "
+            f"and sums from {sums.min()} to {sums.max()}"
+        )
     return q

@@ -22,6 +22,8 @@ from typing import Any, Literal, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
+from fmlp.checks import array_of_numbers
+
 Array: TypeAlias = npt.NDArray[Any]
 Average: TypeAlias = Literal["macro", "weighted", "binary"]
 
@@ -219,13 +221,20 @@ def r2(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, *, weight: npt.ArrayLike | 
 
 def _columns(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, k: Literal["1", "k"]) -> tuple[Array, Array]:
     """Return both as arrays of one and the same shape (n, k), where (n,) is (n, 1)."""
-    t, p = np.asarray(y_true), np.asarray(y_pred)
+    t, p = _array("y_true", y_true), _array("y_pred", y_pred)
     a, b = (y[:, None] if y.ndim == 1 else y for y in (t, p))
     if a.shape != b.shape or a.ndim != 2 or a.size == 0 or (k == "1" and a.shape[1] != 1):
         raise ValueError(
             f"y_true and y_pred: expected equal shapes, (n,) or (n, {k}), n > 0, got {t.shape} and {p.shape}"
         )
     return a, b
+
+
+def _array(name: str, y: npt.ArrayLike) -> Array:
+    try:
+        return np.asarray(y)
+    except ValueError:
+        raise ValueError(f"{name}: expected an array, got rows of different lengths") from None
 
 
 def _numbers(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> tuple[Array, Array]:
@@ -315,10 +324,12 @@ def _mean(errors: Array, weight: npt.ArrayLike | None) -> float:
 def _weight(weight: npt.ArrayLike | None, n: int) -> Array:
     if weight is None:
         return np.ones(n)
-    w = np.asarray(weight, dtype=np.float64)
+    w = np.asarray(array_of_numbers("weight", weight), np.float64)
     if w.shape not in ((n,), (n, 1)):
         raise ValueError(f"weight: expected one number per row, shape ({n},) or ({n}, 1), got {w.shape}")
     if not np.isfinite(w).all() or w.min() < 0 or not w.any():
-        raise ValueError("weight: expected finite numbers of at least 0, not all of them 0")
+        raise ValueError(
+            f"weight: expected finite numbers of at least 0, not all of them 0, got values from {w.min()} to {w.max()}"
+        )
     scaled: Array = np.ldexp(w.ravel(), -np.frexp(w.max())[1])  # only their ratios count, and so no sum overflows
     return scaled

@@ -10,19 +10,21 @@ from the count of steps made to a number; the last one used is in the state, whe
 Those that divide by the root of squares keep to float32's range: gradients whose squares overflow are clipped, to
 ±10⁻³ √max of their dtype, 1.8e16 for float32, and an `eps` below 1e-19 counts as 1e-19 (1e-37 in `adadelta`).
 
-All raise ValueError for hyper-parameters out of range, and ValueError naming the path when gradients do not fit the
-parameters.
+All raise TypeError for hyper-parameters that are no numbers, ValueError for those out of range, and ValueError naming
+the path when gradients do not fit the parameters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isfinite, sqrt
+from math import inf, isfinite, sqrt
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from fmlp import tree
+from fmlp.checks import given, number
+from fmlp.checks import schedule as checked_schedule
 from fmlp.tree import Array, Tree
 
 LearningRate: TypeAlias = float | Callable[[int], float]
@@ -95,7 +97,7 @@ def sgd(
 
     Sutskever, Martens, Dahl and Hinton 2013, "On the importance of initialization and momentum in deep learning".
     """
-    momentum, dampening = _number("momentum", momentum, 0, 1), _number("dampening", dampening, 0, 1)
+    momentum, dampening = number("momentum", momentum, "[0, 1)"), number("dampening", dampening, "[0, 1)")
     if nesterov and (momentum == 0 or dampening != 0):
         raise ValueError("nesterov: needs a momentum above 0 and a dampening of 0")
     if momentum == 0:
@@ -119,7 +121,7 @@ def adagrad(
 
     Duchi, Hazan and Singer 2011, JMLR 12.
     """
-    start, eps = _number("initial_accumulator_value", initial_accumulator_value, 0), _eps(eps)
+    start, eps = number("initial_accumulator_value", initial_accumulator_value), _eps(eps)
 
     def step(g: Array, lr: float, t: int, sum: Array) -> Step:
         s = sum + g * g
@@ -135,7 +137,7 @@ def adadelta(
 
     Zeiler 2012, arXiv 1212.5701.
     """
-    rho, eps = _number("rho", rho, 0, 1, closed=True), max(_number("eps", eps, 0), 1e-37)
+    rho, eps = number("rho", rho, "[0, 1]"), max(number("eps", eps), 1e-37)
 
     def step(g: Array, lr: float, t: int, square_avg: Array, acc_delta: Array) -> Step:
         v = rho * square_avg + (1 - rho) * g * g
@@ -160,8 +162,8 @@ def rmsprop(
     `centered` takes ``√(v - ḡ²)``, ḡ the same average of g. Tieleman and Hinton 2012, lecture 6.5; Graves 2013,
     arXiv 1308.0850.
     """
-    alpha, eps = _number("alpha", alpha, 0, 1, closed=True), _eps(eps)
-    momentum = _number("momentum", momentum, 0, 1)
+    alpha, eps = number("alpha", alpha, "[0, 1]"), _eps(eps)
+    momentum = number("momentum", momentum, "[0, 1)")
 
     def step(g: Array, lr: float, t: int, **slots: Array) -> Step:
         new = {"square_avg": alpha * slots["square_avg"] + (1 - alpha) * g * g}
@@ -236,8 +238,8 @@ def nadam(
 
     Dozat 2016, "Incorporating Nesterov momentum into Adam".
     """
-    b1, b2, eps = _number("b1", b1, 0, 1), _number("b2", b2, 0, 1), _eps(eps)
-    momentum_decay = _number("momentum_decay", momentum_decay, 0)
+    b1, b2, eps = number("b1", b1, "[0, 1)"), number("b2", b2, "[0, 1)"), _eps(eps)
+    momentum_decay = number("momentum_decay", momentum_decay)
 
     def momentum(t: int) -> float:
         return float(b1 * (1 - 0.5 * 0.96 ** (t * momentum_decay)))
@@ -266,7 +268,7 @@ def lion(
 
     `mask` as in `adamw`. Chen et al. 2023, arXiv 2302.06675.
     """
-    b1, b2 = _number("b1", b1, 0, 1), _number("b2", b2, 0, 1)
+    b1, b2 = number("b1", b1, "[0, 1)"), number("b2", b2, "[0, 1)")
 
     def step(g: Array, lr: float, t: int, mu: Array) -> Step:
         direction = np.sign(b1 * mu + (1 - b1) * g) + 0 * g  # NaN, not ±1, for what is not finite
@@ -287,14 +289,14 @@ def chain(*optimizers: Optimizer) -> Optimizer:
     {'w': array([-0.06, -0.08])}
     """
     for i, optimizer in enumerate(optimizers):
-        _check_optimizer(f"chain: position {i}", optimizer)
+        check_optimizer(f"chain: position {i}", optimizer)
 
     def init(params: Tree) -> Any:
         return tuple(optimizer.init(params) for optimizer in optimizers)
 
     def update(grads: Tree, state: Any, params: Tree = None) -> tuple[Tree, Any]:
         if not isinstance(state, tuple) or len(state) != len(optimizers):
-            raise ValueError(f"state: expected a tuple of {len(optimizers)}, as init makes it, got {state!r}")
+            raise ValueError(f"state: expected a tuple of {len(optimizers)}, as init makes it, got {given(state)}")
         states = []
         for optimizer, s in zip(optimizers, state, strict=True):
             grads, s = optimizer.update(grads, s, params)
@@ -306,14 +308,13 @@ def chain(*optimizers: Optimizer) -> Optimizer:
 
 def scale(factor: float) -> Optimizer:
     """Multiply by `factor`."""
-    factor = _number("factor", factor, -np.inf)
+    factor = number("factor", factor, "(-inf, inf)")
     return _stateless(lambda grads, params: tree.map(lambda g: factor * g, grads))
 
 
 def scale_by_schedule(schedule: Callable[[int], float]) -> Optimizer:
     """Multiply by ``schedule(count)``; the state is the count of steps made."""
-    if not callable(schedule):
-        raise TypeError(f"schedule: expected a function from a count to a number, got {schedule!r}")
+    checked_schedule("schedule", schedule, "(-inf, inf)")
 
     def update(grads: Tree, state: int, params: Tree = None) -> tuple[Tree, int]:
         factor = float(schedule(int(state)))
@@ -324,7 +325,7 @@ def scale_by_schedule(schedule: Callable[[int], float]) -> Optimizer:
 
 def clip(max_delta: float) -> Optimizer:
     """Clip every number to [-max_delta, max_delta]; infinity becomes NaN, so that it does not pass unnoticed."""
-    max_delta = _number("max_delta", max_delta, 0)
+    max_delta = number("max_delta", max_delta)
     return _stateless(lambda grads, params: tree.map(lambda g: np.clip(g, -max_delta, max_delta) + 0 * g, grads))
 
 
@@ -333,7 +334,7 @@ def clip_by_global_norm(max_norm: float) -> Optimizer:
 
     Pascanu, Mikolov and Bengio 2013, arXiv 1211.5063.
     """
-    max_norm = _number("max_norm", max_norm, 0)
+    max_norm = number("max_norm", max_norm)
 
     def norm_of(grads: Tree) -> float:
         return sqrt(sum(float(np.square(g, dtype=np.float64).sum()) for g in tree.leaves(grads)))
@@ -352,7 +353,7 @@ def clip_by_global_norm(max_norm: float) -> Optimizer:
 
 def add_decayed_weights(weight_decay: float, mask: Mask | None = None) -> Optimizer:
     """Add ``weight_decay · params``, to the leaves that `mask` names, or to all."""
-    weight_decay = _number("weight_decay", weight_decay, 0)
+    weight_decay = number("weight_decay", weight_decay)
 
     def decayed(grads: Tree, params: Tree) -> Tree:
         _check_decay(params)
@@ -376,13 +377,13 @@ def masked(inner: Optimizer, mask: Mask) -> Optimizer:
     >>> only_w.update(params, only_w.init(params), params)[0]
     {'w': array([2.]), 'b': array([1.])}
     """
-    _check_optimizer("inner", inner)
+    check_optimizer("inner", inner)
 
     def pick(values: Tree, choice: Tree) -> Tree:
         return None if values is None else tree.map(lambda v, m: v if m else None, values, choice)
 
     def init(params: Tree) -> Any:
-        return inner.init(pick(params, _mask(mask, params)))
+        return inner.init(pick(params, _checked_mask(mask, params)))
 
     def update(grads: Tree, state: Any, params: Tree = None) -> tuple[Tree, Any]:
         choice = _mask(mask, grads if params is None else params)
@@ -413,7 +414,7 @@ def with_learning_rate(state: Any, value: float) -> Any:
     >>> learning_rate(with_learning_rate(sgd(0.1).init({"w": np.zeros(2)}), 0.05))
     0.05
     """
-    value = _number("value", value, 0)
+    value = number("value", value)
     if isinstance(state, OptimizerState):
         return state._replace(learning_rate=value)
     if isinstance(state, tuple):
@@ -442,25 +443,35 @@ def _descent(
     The formula gets the gradients of all leaves as one vector, which it may overwrite: a NumPy call costs about 1 µs
     however few numbers it works on. `squares` says that it squares them, so that they are clipped where that overflows.
     """
-    weight_decay = _number("weight_decay", weight_decay, 0)
-    decoupled_decay = _number("weight_decay", decoupled_decay, 0)
-    if not callable(learning_rate):
-        learning_rate = _number("learning_rate", learning_rate, 0)
+    weight_decay = number("weight_decay", weight_decay)
+    decoupled_decay = number("weight_decay", decoupled_decay)
+    if callable(learning_rate):
+        checked_schedule("learning_rate", learning_rate)
+    else:
+        learning_rate = number("learning_rate", learning_rate)
+    names = {*(slots or {}), *(scalars or {})}
     checked = np.errstate(over="raise")(step) if squares else step
 
     def init(params: Tree) -> OptimizerState:
         p, _ = tree.ravel(params)
+        if p.dtype.kind != "f":
+            raise TypeError(f"params: expected floating-point numbers, got dtype {p.dtype}")
         initial: dict[str, Any] = {name: np.full_like(p, value) for name, value in (slots or {}).items()}
         initial |= scalars or {}
         if mask is not None:
-            decays = tree.map(lambda leaf, m: np.full(np.shape(leaf), m, p.dtype), params, _mask(mask, params))
+            choice = _checked_mask(mask, params)
+            decays = tree.map(lambda leaf, m: np.full(np.shape(leaf), m, p.dtype), params, choice)
             initial["decays"], _ = tree.ravel(decays)
         lr = learning_rate(0) if callable(learning_rate) else learning_rate
         return OptimizerState(0, float(lr), initial)
 
     def update(grads: Tree, state: OptimizerState, params: Tree = None) -> tuple[Tree, OptimizerState]:
+        if not isinstance(state, OptimizerState):
+            raise TypeError(f"state: expected an OptimizerState, as init makes it, got {given(state)}")
         count = int(state.steps)
-        lr = float(learning_rate(count) if callable(learning_rate) else state.learning_rate)
+        lr = learning_rate(count) if callable(learning_rate) else float(state.learning_rate)
+        if type(lr) is not float or not 0 <= lr < inf:
+            lr = number(f"learning_rate({count})", lr)
         g, unravel = tree.ravel(grads)
         slots = dict(state.slots)
         if count == 0:
@@ -475,6 +486,10 @@ def _descent(
             g += np.multiply(p, weight_decay, out=p)
         try:
             updates, slots = checked(g, lr, count + 1, **slots)
+        except (KeyError, TypeError):
+            if slots.keys() != names:
+                raise ValueError(f"state: expected the vectors {sorted(names)}, got {sorted(slots)}") from None
+            raise
         except FloatingPointError:
             if not squares:
                 raise
@@ -502,11 +517,11 @@ def _clipped_to_square(g: Array) -> Array:
 
 def _eps(eps: float) -> float:
     """At least 1e-19: squares of less are 0 in float32, and 0 / 0 is no update."""
-    return max(_number("eps", eps, 0), 1e-19)
+    return max(number("eps", eps), 1e-19)
 
 
 def _adam(b1: float, b2: float, eps: float) -> Callable[..., Step]:
-    b1, b2, eps = _number("b1", b1, 0, 1), _number("b2", b2, 0, 1), _eps(eps)
+    b1, b2, eps = number("b1", b1, "[0, 1)"), number("b2", b2, "[0, 1)"), _eps(eps)
 
     # In the state are the sums Σ b₁ᵗ⁻ⁱ gᵢ and Σ b₂ᵗ⁻ⁱ gᵢ²: divided by the sums of their weights they are m̂ and v̂.
     def step(g: Array, lr: float, t: int, mu: Array, nu: Array) -> Step:
@@ -555,20 +570,22 @@ def _mask(mask: Mask, params: Tree) -> Tree:
     return mask(params) if callable(mask) else mask
 
 
-def _check_optimizer(name: str, optimizer: Any) -> None:
-    if not isinstance(optimizer, tuple) or len(optimizer) != 2:
-        given = getattr(optimizer, "__name__", repr(optimizer))
-        hint = f"; call it: {given}(...)" if callable(optimizer) else ""
-        raise TypeError(f"{name}: expected an optimizer, got {given}{hint}")
+def _checked_mask(mask: Mask, params: Tree) -> Tree:
+    choice = _mask(mask, params)
+    try:
+        tree.map(_check_choice, params, choice)
+    except ValueError as error:
+        raise ValueError(f"mask: {error}") from None
+    return choice
 
 
-def _number(name: str, value: float, low: float, high: float = np.inf, *, closed: bool = False) -> float:
-    """Return `value` as a Python float, which upcasts no array, if it is finite and in [low, high)."""
-    if not isinstance(value, int | float | np.number) or not (
-        low <= value and (value < high or (closed and value == high))
-    ):
-        bounds = f"at least {low}" if high == np.inf else f"in [{low}, {high}{']' if closed else ')'}"
-        raise ValueError(f"{name}: expected a number {bounds}, got {value!r}")
-    if not isfinite(value):
-        raise ValueError(f"{name}: expected a finite number, got {value!r}")
-    return float(value)
+def _check_choice(leaf: Any, choice: Any) -> None:
+    if not isinstance(choice, bool | np.bool_):
+        raise TypeError(f"mask: expected True or False for each leaf, got {given(choice)}")
+
+
+def check_optimizer(name: str, optimizer: Any) -> None:
+    """Raise TypeError unless `optimizer` is one."""
+    if not isinstance(optimizer, Optimizer):
+        hint = f"; call it: {getattr(optimizer, '__name__', '')}(...)" if callable(optimizer) else ""
+        raise TypeError(f"{name}: expected an optimizer, such as adam(), got {given(optimizer)}{hint}")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fmlp.autodiff import vjp
+from fmlp.checks import array_of_numbers, finite, function, given, integer, number
+from fmlp.checks import schedule as checked_schedule
 from fmlp.tree import Array
 
 if TYPE_CHECKING:
@@ -26,12 +28,19 @@ COLORS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#dc2626", "#0891b2", "#ca
 def plot_history(history: Mapping[str, Sequence[float]], *, best_epoch: int | None = None) -> Figure:
     """Draw each quantity of a `FitResult.history` against the epoch: training and validation in one panel.
 
-    `best_epoch`, counted from 0, is marked.
+    `best_epoch`, counted from 0, is marked. Raises ValueError or TypeError for what is no history.
 
     >>> figure = plot_history({"loss": [1.0, 0.5], "val_loss": [1.1, 0.7], "lr": [0.1, 0.01]})
     >>> [ax.get_title() for ax in figure.axes]
     ['loss', 'lr']
     """
+    if not isinstance(history, Mapping):
+        raise TypeError(f"history: expected a dict, such as result.history, got {given(history)}")
+    for name, values in history.items():
+        if np.ndim(values) != 1 or np.asarray(values).dtype.kind not in "fiub":
+            raise TypeError(f"history: expected a list of numbers as {name!r}, got {given(values)}")
+    if best_epoch is not None:
+        best_epoch = integer("best_epoch", best_epoch, 0)
     names = list(dict.fromkeys(name.removeprefix("val_") for name in history))
     if not names:
         raise ValueError("history: expected at least one recorded quantity, got none")
@@ -63,16 +72,26 @@ def plot_decision_boundary(
     >>> x = np.array([[-1.0, -1.0], [1.0, 1.0]])
     >>> figure = plot_decision_boundary(lambda p: np.sign(p.sum(1)), x, np.array([-1, 1]), resolution=20)
     """
-    from matplotlib.colors import ListedColormap
-
-    x, y = np.asarray(x), np.asarray(y).reshape(-1)
-    if x.ndim != 2 or x.shape[1] != 2 or len(x) != len(y):
-        raise ValueError(f"x, y: expected shapes (rows, 2) and (rows,), got {x.shape} and {y.shape}")
+    function("predict", predict, "a function from points (n, 2) to n labels")
+    x, y, resolution = (
+        np.asarray(array_of_numbers("x", x)),
+        np.asarray(y).reshape(-1),
+        integer("resolution", resolution),
+    )
+    if x.ndim != 2 or x.shape[1] != 2 or len(x) != len(y) or not len(x):
+        raise ValueError(f"x, y: expected shapes (rows, 2) and (rows,), rows > 0, got {x.shape} and {y.shape}")
+    finite("x", x)
+    finite("y", y)
     labels = np.unique(y)
     margin = 0.08 * np.ptp(x, axis=0) + 1e-9
     (left, bottom), (right, top) = x.min(0) - margin, x.max(0) + margin
     across, up = np.meshgrid(np.linspace(left, right, resolution), np.linspace(bottom, top, resolution))
-    said = np.asarray(predict(np.stack([across.ravel(), up.ravel()], 1))).reshape(across.shape)
+    said = np.asarray(predict(np.stack([across.ravel(), up.ravel()], 1)))
+    if said.size != across.size:
+        raise ValueError(f"predict: expected it to return {across.size} labels, got {given(said)}")
+    said = said.reshape(across.shape)
+    from matplotlib.colors import ListedColormap
+
     region = np.searchsorted(labels, said).clip(0, len(labels) - 1)
     figure, ax = _axes(ax, width=4.6, height=4.2)
     colors = [COLORS[i % len(COLORS)] for i in range(len(labels))]
@@ -82,7 +101,14 @@ def plot_decision_boundary(
         region, origin="lower", extent=extent, cmap=shades, alpha=0.2, aspect="auto", vmin=0, vmax=len(labels) - 1
     )
     for label, color in zip(labels.tolist(), colors, strict=True):
-        ax.scatter(x[y == label, 0], x[y == label, 1], s=9, color=color, linewidths=0, label=f"{label:g}")
+        ax.scatter(
+            x[y == label, 0],
+            x[y == label, 1],
+            s=9,
+            color=color,
+            linewidths=0,
+            label=label if isinstance(label, str) else f"{label:g}",
+        )
     ax.legend(frameon=False, markerscale=2, loc="upper left")
     _tidy(ax, grid=False)
     return figure
@@ -91,9 +117,13 @@ def plot_decision_boundary(
 def plot_schedule(schedule: Callable[[int], float], steps: int, *, label: str = "", ax: Axes | None = None) -> Figure:
     """Draw the learning rate that a schedule gives for counts 0 to ``steps - 1``.
 
+    Raises TypeError when `schedule` is none, ValueError unless ``steps ≥ 1``.
+
     >>> from fmlp import schedules
     >>> figure = plot_schedule(schedules.cosine_lr(0.1, 100), 200)
     """
+    checked_schedule("schedule", schedule, "(-inf, inf)")
+    steps = integer("steps", steps)
     figure, ax = _axes(ax)
     ax.plot(
         range(steps),
@@ -110,11 +140,16 @@ def plot_schedule(schedule: Callable[[int], float], steps: int, *, label: str = 
 def plot_activation(
     f: Callable[..., Any], *, low: float = -4.0, high: float = 4.0, ax: Axes | None = None, **settings: Any
 ) -> Figure:
-    """Draw an activation and, from its vjp, its derivative.
+    """Draw an activation and, from its vjp, its derivative, from `low` to `high`.
+
+    Raises TypeError when `f` carries no vjp, ValueError unless ``low < high``.
 
     >>> from fmlp import activations
     >>> figure = plot_activation(activations.leaky_relu, negative_slope=0.2)
     """
+    low, high = number("low", low, "(-inf, inf)"), number("high", high, "(-inf, inf)")
+    if low >= high:
+        raise ValueError(f"low: expected a number below high, {high}, got {low}")
     x = np.linspace(low, high, 801)
     y, pullback = vjp(f, x, **settings)
     figure, ax = _axes(ax)
@@ -137,6 +172,8 @@ def _axes(ax: Axes | None, width: float = 4.6, height: float = 3.2) -> tuple[Fig
     if ax is None:
         figure = _figure(width, height)
         return figure, figure.add_subplot()
+    if not hasattr(ax, "figure"):
+        raise TypeError(f"ax: expected matplotlib's Axes, got {given(ax)}")
     return ax.figure, ax  # type: ignore[return-value]  # a SubFigure serves as well
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fmlp.checks import given, integer, number, shape_of_one
+
 if TYPE_CHECKING:  # numpy.random is loaded when a key is made: it is a quarter of NumPy's own time to start
     from numpy.random import SFC64, Generator
 
@@ -38,11 +40,7 @@ def key(seed: int) -> Key:
     >>> key(0).shape, key(0).dtype
     ((3,), dtype('uint64'))
     """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise TypeError(f"seed: expected a non-negative integer, got {seed!r}")
-    if seed < 0:
-        raise ValueError(f"seed: expected a non-negative integer, got {seed}")
-    return np.random.SeedSequence(int(seed)).generate_state(3, np.uint64).astype(np.uint64, copy=False)
+    return np.random.SeedSequence(integer("seed", seed, 0)).generate_state(3, np.uint64).astype(np.uint64, copy=False)
 
 
 def split(key: Key, n: int = 2) -> Key:
@@ -91,16 +89,20 @@ def bernoulli(key: Key, p: float, shape: tuple[int, ...]) -> npt.NDArray[np.bool
 
     Sixteen bits each, straight from the bit generator: several times faster than comparing floats.
 
-    Raises TypeError or ValueError when `key` is no key, ValueError when `p` is not in [0, 1].
+    Raises TypeError or ValueError when `key` is no key, `p` no number in [0, 1] or `shape` no shape.
 
     >>> bernoulli(key(0), 0.5, (2, 3)).shape
     (2, 3)
     """
-    if not 0 <= p <= 1:
-        raise ValueError(f"p: expected a probability, in [0, 1], got {p!r}")
+    if type(p) is not float or not 0 <= p <= 1:
+        p = number("p", p, "[0, 1]")
     _check(key)
-    n = prod(shape)
-    raw: Any = _stream(key).random_raw(-(-n // 4))
+    try:
+        n = prod(shape)
+        raw: Any = _stream(key).random_raw(-(-n // 4))
+    except (TypeError, ValueError):
+        shape_of_one("shape", shape)
+        raise
     if sys.byteorder == "big":
         raw = raw.byteswap()
     below: npt.NDArray[np.bool_] = raw.view(np.uint16)[:n] < round(p * 65536)
@@ -139,13 +141,13 @@ def _mix(z: Any) -> Any:
 
 def _check(key: Key) -> None:
     if not isinstance(key, np.ndarray) or key.dtype != _UINT64:
-        raise TypeError(f"key: expected a key, as random.key(seed) makes it, got {key!r}")
+        raise TypeError(f"key: expected a key, as random.key(seed) makes it, got {given(key)}")
     if key.shape != (3,):
-        raise ValueError(f"key: expected one key, of shape (3,), got shape {key.shape}")
+        raise ValueError(f"key: expected one key, of shape (3,), got shape {key.shape}; take one of its rows")
 
 
 def _check_integer(name: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
+        raise TypeError(f"{name}: expected an integer, got {given(value)}")
     if not 0 <= value < 1 << 64:
         raise ValueError(f"{name}: expected an integer from 0 to 2**64 - 1, got {value}")

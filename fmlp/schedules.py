@@ -23,8 +23,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from math import cos, inf, pi
-from numbers import Integral, Real
+from numbers import Real
 from typing import Literal, NamedTuple, TypeAlias
+
+from fmlp.checks import choice, given, integer, number
+from fmlp.checks import schedule as checked_schedule
 
 Schedule: TypeAlias = Callable[[int], float]
 
@@ -56,7 +59,7 @@ def constant(lr: float) -> Schedule:
     >>> constant(0.1)(1000)
     0.1
     """
-    lr = _real("lr", lr)
+    lr = number("lr", lr)
     return _schedule(lambda count: lr)
 
 
@@ -69,8 +72,8 @@ def step_lr(lr: float, step_size: int, gamma: float = 0.1) -> Schedule:
     >>> schedule(29), schedule(30), schedule(60)
     (0.1, 0.05, 0.025)
     """
-    lr, gamma = _real("lr", lr), _real("gamma", gamma, "(0, inf)")
-    step_size = _integer("step_size", step_size, 1)
+    lr, gamma = number("lr", lr), number("gamma", gamma, "(0, inf)")
+    step_size = integer("step_size", step_size, 1)
     return _schedule(lambda count: lr * gamma ** (count // step_size))
 
 
@@ -84,7 +87,7 @@ def multi_step_lr(lr: float, milestones: Iterable[int], gamma: float = 0.1) -> S
     >>> schedule(29), schedule(30), schedule(80)
     (0.1, 0.05, 0.025)
     """
-    lr, gamma = _real("lr", lr), _real("gamma", gamma, "(0, inf)")
+    lr, gamma = number("lr", lr), number("gamma", gamma, "(0, inf)")
     counts = _increasing("milestones", milestones, 0)
     return _schedule(lambda count: lr * gamma ** bisect_right(counts, count))
 
@@ -98,8 +101,8 @@ def constant_lr(lr: float, factor: float = 1 / 3, total_iters: int = 5) -> Sched
     >>> schedule(3), schedule(4)
     (0.05, 0.1)
     """
-    lr, factor = _real("lr", lr), _real("factor", factor, "[0, 1]")
-    total_iters = _integer("total_iters", total_iters, 1)
+    lr, factor = number("lr", lr), number("factor", factor, "[0, 1]")
+    total_iters = integer("total_iters", total_iters, 1)
     return _schedule(lambda count: lr * factor if count < total_iters else lr)
 
 
@@ -112,7 +115,7 @@ def exponential_lr(lr: float, gamma: float) -> Schedule:
     >>> schedule(0), schedule(1), schedule(2)
     (0.1, 0.05, 0.025)
     """
-    lr, gamma = _real("lr", lr), _real("gamma", gamma, "(0, inf)")
+    lr, gamma = number("lr", lr), number("gamma", gamma, "(0, inf)")
     return _schedule(lambda count: lr * gamma**count)
 
 
@@ -129,8 +132,8 @@ def cosine_lr(lr: float, T_max: int, eta_min: float = 0.0) -> Schedule:  # noqa:
     >>> schedule(0), round(schedule(50), 9), schedule(100), schedule(200)
     (0.1, 0.05, 0.0, 0.1)
     """
-    lr, eta_min = _real("lr", lr), _real("eta_min", eta_min)
-    T_max = _integer("T_max", T_max, 1)  # noqa: N806
+    lr, eta_min = number("lr", lr), number("eta_min", eta_min)
+    T_max = integer("T_max", T_max, 1)  # noqa: N806
     return _schedule(lambda count: eta_min + (lr - eta_min) * (1 + cos(pi * count / T_max)) / 2)
 
 
@@ -145,9 +148,9 @@ def linear(lr: float, start_factor: float = 1 / 3, end_factor: float = 1.0, tota
     >>> schedule(0), round(schedule(1), 9), schedule(4), schedule(5)
     (0.05, 0.0625, 0.1, 0.1)
     """
-    lr = _real("lr", lr)
-    start, end = _real("start_factor", start_factor, "[0, 1]"), _real("end_factor", end_factor, "[0, 1]")
-    total_iters = _integer("total_iters", total_iters, 1)
+    lr = number("lr", lr)
+    start, end = number("start_factor", start_factor, "[0, 1]"), number("end_factor", end_factor, "[0, 1]")
+    total_iters = integer("total_iters", total_iters, 1)
     return _schedule(lambda count: lr * (start + (end - start) * min(count / total_iters, 1)))
 
 
@@ -160,8 +163,8 @@ def polynomial(lr: float, total_iters: int = 5, power: float = 1.0) -> Schedule:
     >>> schedule(0), schedule(2), schedule(4), schedule(5)
     (0.1, 0.025, 0.0, 0.0)
     """
-    lr, power = _real("lr", lr), _real("power", power)
-    total_iters = _integer("total_iters", total_iters, 1)
+    lr, power = number("lr", lr), number("power", power)
+    total_iters = integer("total_iters", total_iters, 1)
     return _schedule(lambda count: lr * (1 - min(count / total_iters, 1)) ** power)
 
 
@@ -191,13 +194,13 @@ def one_cycle_lr(
     >>> [round(schedule(count), 3) for count in range(10)]
     [0.04, 0.52, 1.0, 0.857, 0.714, 0.571, 0.429, 0.286, 0.143, 0.0]
     """
-    max_lr, total_steps = _real("max_lr", max_lr), _integer("total_steps", total_steps, 1)
-    pct_start = _real("pct_start", pct_start, "[0, 1]")
-    initial = max_lr / _real("div_factor", div_factor, "(0, inf)")
-    final = initial / _real("final_div_factor", final_div_factor, "(0, inf)")
+    max_lr, total_steps = number("max_lr", max_lr), integer("total_steps", total_steps, 1)
+    pct_start = number("pct_start", pct_start, "[0, 1]")
+    initial = max_lr / number("div_factor", div_factor, "(0, inf)")
+    final = initial / number("final_div_factor", final_div_factor, "(0, inf)")
     ease: dict[str, Callable[[float], float]]
     ease = {"cos": lambda x: (1 + cos(pi * x)) / 2, "linear": lambda x: 1 - x}
-    left = ease[_choice("anneal_strategy", anneal_strategy, *ease)]
+    left = ease[choice("anneal_strategy", anneal_strategy, *ease)]
 
     back = [(2 * pct_start * total_steps - 2, initial)] if three_phase else []
     points = [(0.0, initial), (pct_start * total_steps - 1, max_lr), *back, (total_steps - 1, final)]
@@ -223,7 +226,7 @@ def warmup(schedule: Schedule | float, steps: int, start_factor: float = 1 / 3) 
     >>> [round(schedule(count), 9) for count in range(5)]
     [0.05, 0.075, 0.1, 0.05, 0.025]
     """
-    schedule, steps = _as_schedule("schedule", schedule), _integer("steps", steps, 1)
+    schedule, steps = _as_schedule("schedule", schedule), integer("steps", steps, 1)
     return join([linear(schedule(0), start_factor, total_iters=steps), schedule], [steps])
 
 
@@ -241,7 +244,7 @@ def join(schedules: Sequence[Schedule | float], boundaries: Iterable[int]) -> Sc
     [0.5, 0.5, 0.1, 0.05, 0.025]
     """
     if not isinstance(schedules, Sequence):
-        raise TypeError(f"schedules: expected a list of schedules, got {schedules!r}")
+        raise TypeError(f"schedules: expected a list of schedules, got {given(schedules)}")
     parts = [_as_schedule(f"schedules[{i}]", schedule) for i, schedule in enumerate(schedules)]
     starts = [0, *_increasing("boundaries", boundaries, 1)]
     if len(parts) != len(starts):
@@ -267,7 +270,7 @@ def per_epoch(schedule: Schedule | float, steps_per_epoch: int) -> Schedule:
     (0.1, 0.05)
     """
     schedule = _as_schedule("schedule", schedule)
-    steps_per_epoch = _integer("steps_per_epoch", steps_per_epoch, 1)
+    steps_per_epoch = integer("steps_per_epoch", steps_per_epoch, 1)
     return _schedule(lambda count: schedule(count // steps_per_epoch))
 
 
@@ -318,17 +321,21 @@ def reduce_on_plateau(
     >>> state
     PlateauState(learning_rate=0.05, best=0.8, bad_epochs=0, cooldown_left=0)
     """
-    learning_rate, factor = _real("learning_rate", learning_rate), _real("factor", factor, "(0, 1)")
-    threshold, min_lr, eps = _real("threshold", threshold), _real("min_lr", min_lr), _real("eps", eps)
-    patience, cooldown = _integer("patience", patience, 0), _integer("cooldown", cooldown, 0)
-    sign = 1 if _choice("mode", mode, "min", "max") == "max" else -1
-    relative = _choice("threshold_mode", threshold_mode, "rel", "abs") == "rel"
+    learning_rate, factor = number("learning_rate", learning_rate), number("factor", factor, "(0, 1)")
+    threshold, min_lr, eps = number("threshold", threshold), number("min_lr", min_lr), number("eps", eps)
+    patience, cooldown = integer("patience", patience, 0), integer("cooldown", cooldown, 0)
+    sign = 1 if choice("mode", mode, "min", "max") == "max" else -1
+    relative = choice("threshold_mode", threshold_mode, "rel", "abs") == "rel"
 
     def init() -> PlateauState:
         return PlateauState(learning_rate, -sign * inf, 0, 0)
 
     def update(metric: float, state: PlateauState) -> PlateauState:
+        if not isinstance(state, PlateauState):
+            raise TypeError(f"state: expected a PlateauState, as init makes it, got {given(state)}")
         lr, best, bad, cooling = state
+        if not isinstance(metric, Real):
+            raise TypeError(f"metric: expected a number, got {given(metric)}")
         metric = float(metric)
         bar = best * (1 + sign * threshold) if relative else best + sign * threshold
         best, bad = (metric, 0) if sign * metric > sign * bar else (best, bad + 1)
@@ -346,7 +353,10 @@ def _schedule(formula: Schedule) -> Schedule:
     """Guard a formula: its count is a non-negative Python int, its value a Python float."""
 
     def schedule(count: int) -> float:
-        count = operator.index(count)
+        try:
+            count = operator.index(count)
+        except TypeError:
+            raise TypeError(f"count: expected an integer of at least 0, got {given(count)}") from None
         if count < 0:
             raise ValueError(f"count: expected an integer of at least 0, got {count}")
         return float(formula(count))
@@ -355,44 +365,14 @@ def _schedule(formula: Schedule) -> Schedule:
 
 
 def _as_schedule(name: str, value: Schedule | float) -> Schedule:
-    if callable(value):
-        return value
-    if isinstance(value, Real):
-        return constant(_real(name, value))
-    raise TypeError(f"{name}: expected a schedule or a number, got {value!r}")
-
-
-def _real(name: str, value: object, interval: str = "[0, inf)") -> float:
-    """Return `value` as a Python float, which must lie in `interval`, written as in mathematics."""
-    expected = f"{name}: expected a number in {interval}, got {value!r}"
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(expected)
-    low, high = map(float, interval[1:-1].split(","))
-    inside = low <= (number := float(value)) <= high
-    if not inside or (number == low and interval[0] == "(") or (number == high and interval[-1] == ")"):
-        raise ValueError(expected)
-    return number
-
-
-def _integer(name: str, value: object, low: int) -> int:
-    expected = f"{name}: expected an integer of at least {low}, got {value!r}"
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(expected)
-    if value < low:
-        raise ValueError(expected)
-    return int(value)
+    schedule: Schedule = constant(number(name, value)) if isinstance(value, Real) else checked_schedule(name, value)
+    return schedule
 
 
 def _increasing(name: str, values: Iterable[int], low: int) -> list[int]:
     if not isinstance(values, Iterable):
-        raise TypeError(f"{name}: expected increasing integers, got {values!r}")
-    counts = [_integer(f"{name}[{i}]", value, low) for i, value in enumerate(values)]
+        raise TypeError(f"{name}: expected increasing integers, got {given(values)}")
+    counts = [integer(f"{name}[{i}]", value, low) for i, value in enumerate(values)]
     if any(later <= earlier for earlier, later in pairwise(counts)):
         raise ValueError(f"{name}: expected increasing integers, got {counts}")
     return counts
-
-
-def _choice(name: str, value: str, *choices: str) -> str:
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
-    return value

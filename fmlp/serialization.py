@@ -14,6 +14,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from fmlp import tree
+from fmlp.checks import given
+from fmlp.checks import path as checked_path
 from fmlp.files import KINDS, FileFormatError, read_npz, reading, shown
 from fmlp.tree import Tree
 
@@ -29,7 +31,7 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
     strings, booleans or arrays of them. The file is written under the very name given.
 
     Raises ValueError or TypeError for a tree without leaves, with keys that hold ``/`` or are ``.`` or ``..``, or with
-    leaves of objects.
+    leaves of objects, and for metadata that JSON cannot hold.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "model.npz"
@@ -40,6 +42,13 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
     """
     import json
 
+    checked_path("path", path)
+    if not isinstance(metadata, dict | None):
+        raise TypeError(f"metadata: expected a dict, got {given(metadata)}")
+    try:
+        text = json.dumps(metadata or {})
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"metadata: expected a dict that JSON can hold: {error}") from None
     arrays = {}
     for name, leaf in zip(tree.paths(params), tree.leaves(params), strict=True):
         arrays[name] = np.asarray(leaf)
@@ -47,11 +56,11 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
             what = "objects" if arrays[name].dtype.hasobject else arrays[name].dtype
             raise TypeError(f"{name}: expected an array of numbers, got {type(leaf).__name__} of {what}")
     if not arrays or "" in arrays:
-        raise ValueError("params: expected a dict, list or tuple with at least one array in it")
+        raise ValueError(f"params: expected a dict, list or tuple with at least one array in it, got {given(params)}")
     if _METADATA in arrays:
         raise ValueError(f"params: the key {_METADATA} is taken for the metadata")
     _nested(arrays)
-    arrays[_METADATA] = np.array(json.dumps(metadata or {}))
+    arrays[_METADATA] = np.array(text)
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     try:
@@ -86,7 +95,7 @@ def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
     or, naming every missing, extra or mis-shaped leaf, when it does not fit `like`, as when a float64 is too large for
     its float32. FileNotFoundError when there is none.
     """
-    arrays = read_npz(path)
+    arrays = read_npz(checked_path("path", path))
     arrays.pop(_METADATA, None)
     with reading(path, "parameters"):
         nested = _nested(arrays)
@@ -112,7 +121,7 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the metadata that `save` put into the file; raises what `load` raises."""
     import json
 
-    text = read_npz(path, only=_METADATA).get(_METADATA)
+    text = read_npz(checked_path("path", path), only=_METADATA).get(_METADATA)
     with reading(path, "metadata"):
         metadata = {} if text is None else json.loads(text.item())
         if not isinstance(metadata, dict):

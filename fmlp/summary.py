@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fmlp import random, tree
-from fmlp.layers import Layer, Shape
+from fmlp.layers import Layer, Shape, check_net
 
 __all__ = ["summary"]
 
@@ -23,9 +23,7 @@ def summary(net: Layer, shape: Shape) -> str:
       elu_1    (8,)                   0
       dense_2  (1,)                   9
     """
-    if not isinstance(net, Layer):
-        given = getattr(net, "__name__", repr(net))
-        raise TypeError(f"net: expected a layer, got {given}{f'; call the constructor: {given}()' * callable(net)}")
+    check_net(net)
     name = getattr(net.apply, "__name__", "layer")
     rows = [("layer", "output shape", "parameters"), *_rows(name, net, shape, "")]
     first, second, third = (max(len(row[i]) for row in rows) for i in range(3))

@@ -22,7 +22,8 @@ import numpy as np
 from fmlp import losses, optim, random, tree
 from fmlp.autodiff import objective, value_and_grad
 from fmlp.checkpoint import Checkpoint, Progress, Saver, describe
-from fmlp.layers import Calibration, Layer
+from fmlp.checks import array_of_numbers, choice, finite, function, given, integer, number
+from fmlp.layers import Calibration, Layer, check_net
 from fmlp.optim import Optimizer
 from fmlp.random import Key
 from fmlp.schedules import ReduceOnPlateau
@@ -84,7 +85,8 @@ class EarlyStopping:
     """Stop when ``history[monitor]`` has not improved by more than `min_delta` for `patience` epochs; NaN never does.
 
     `mode` "min" or "max" says which way is better. Epochs before `start_from_epoch` (counted from 0) are not looked
-    at. With `restore_best` the result has the best epoch's parameters. Raises ValueError for settings out of range.
+    at. With `restore_best` the result has the best epoch's parameters. Raises ValueError for settings out of range,
+    TypeError for those of another type.
 
     >>> EarlyStopping("val_loss", patience=2).best([0.5, 0.3, 0.4, 0.35])
     (1, True)
@@ -99,15 +101,12 @@ class EarlyStopping:
         restore_best: bool = False,
         start_from_epoch: int = 0,
     ) -> None:
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode: expected 'min' or 'max', got {mode!r}")
-        if not min_delta >= 0:
-            raise ValueError(f"min_delta: expected a number of at least 0, got {min_delta!r}")
-        for name, value in (("patience", patience), ("start_from_epoch", start_from_epoch)):
-            if not isinstance(value, int | np.integer) or value < 0:
-                raise ValueError(f"{name}: expected an integer of at least 0, got {value!r}")
-        self.monitor, self.mode, self.patience = monitor, mode, patience
-        self.min_delta, self.restore_best, self.start_from_epoch = min_delta, restore_best, start_from_epoch
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor: expected a name in the history, such as 'val_loss', got {given(monitor)}")
+        choice("mode", mode, "min", "max")
+        self.monitor, self.mode, self.patience = monitor, mode, integer("patience", patience, 0)
+        self.min_delta, self.restore_best = number("min_delta", min_delta), restore_best
+        self.start_from_epoch = integer("start_from_epoch", start_from_epoch, 0)
 
     def best(self, values: Sequence[float]) -> tuple[int | None, bool]:
         """Return the best epoch so far, None before `start_from_epoch`, and whether to stop."""
@@ -129,7 +128,7 @@ def fit(
     optimizer: Optimizer,
     epochs: int,
     key: Key,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     validation: tuple[Any, Any] | float | None = None,
     metrics: Mapping[str, Metric] | None = None,
     early_stopping: EarlyStopping | None = None,
@@ -144,8 +143,9 @@ def fit(
 
     `data` is a pair ``(x, y)`` of arrays with the examples along the first axis, in memory or memory-mapped (x may
     be a tree of such arrays), or an iterable of batches ``(x, y)`` or ``(x, y, weight)`` that can be gone through
-    once an epoch. Arrays are shuffled each epoch and cut into batches of `batch_size`; a last batch that alone has one
-    row joins the one before it. `key` is the source of all randomness: the same key gives the same result, bit for bit.
+    once an epoch. Arrays are shuffled each epoch and cut into batches of `batch_size`, by default 32, or all rows where
+    there are fewer; a last batch that alone has one row joins the one before it. `key` is the source of all randomness:
+    the same key gives the same result, bit for bit.
 
     `validation` is a pair (x, y), or the fraction of `data` to set aside at random. `metrics` maps names to functions
     ``(y_true, y_pred) -> float``; after each epoch they are worked out at inference on the training and the
@@ -176,14 +176,12 @@ def fit(
     from tqdm import tqdm
 
     started = time.perf_counter()
-    if not isinstance(metrics, Mapping | None):
-        raise TypeError(f"metrics: expected a dict from names to functions (y_true, y_pred) -> float, got {metrics!r}")
+    _check_metrics(metrics)
     metrics = dict(metrics or {})
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
     _check_settings(net, optimizer, epochs, batch_size, early_stopping, metrics, validation, callbacks, _is_pair(data))
-    if leaf := _first_non_finite(params):
-        raise ValueError(f"params: expected finite numbers, got NaN or infinity in {leaf}")
+    _check_params(params)
     step = value_and_grad(objective(net.apply, loss))
     split_key, epochs_key = random.split(key)
     if isinstance(validation, float | np.floating):
@@ -193,9 +191,11 @@ def fit(
     source = _source(data, batch_size, weight, class_weight, shuffle)
     if held_out is not None:
         _check_validation(held_out, source)
-        _check_targets("validation", net, params, loss, held_out)
     if source.arrays:
-        _check_targets("data", net, params, loss, source.arrays)
+        fewest = min(2, source.batch_size or 2, len(source.arrays[1]))  # of one row, BatchNorm has no statistics
+        _check_targets("data", net, params, loss, source.arrays, fewest)
+    if held_out is not None:
+        _check_targets("validation", net, params, loss, held_out)
 
     reached = Progress(params, optimizer.init(params), params)
     saver = None
@@ -209,7 +209,7 @@ def fit(
             "metrics": describe(metrics),
             "optimizer": describe(optimizer.update),
             "early_stopping": describe(early_stopping),
-            "batch_size": int(batch_size),
+            "batch_size": None if source.batch_size is None else int(source.batch_size),
             "shuffle": bool(shuffle),
             "key": key.tolist(),
             "weight": describe(weight),
@@ -293,12 +293,18 @@ def fit(
 def predict(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Any:
     """Return ``net.apply(params, x)``, worked out in batches that fit the cache; x may be a tree of arrays.
 
+    A row of `x` with a NaN gives a NaN: `x` is not searched for them. Raises ValueError or TypeError for what does not
+    fit.
+
     >>> from fmlp.layers import Dense
     >>> predict(Dense(1), {"w": np.array([[2.0]]), "b": np.zeros(1)}, np.array([[1.0], [2.0]]))
     array([[2.],
            [4.]])
     """
-    _check_count("batch_size", batch_size)
+    if not isinstance(net, Layer):
+        check_net(net)
+    if type(batch_size) is not int or batch_size < 1:
+        batch_size = integer("batch_size", batch_size)
     if _rows(x) <= batch_size:
         return net.apply(params, x)
     outputs = [net.apply(params, _take(x, part)) for part in _slices(_rows(x), batch_size)]
@@ -320,6 +326,9 @@ def evaluate(
     `metrics` get ``(y_true, y_pred)`` with y_pred read off the network's output as the loss says (`losses.Loss`), or
     the output itself without a loss. `weight` is the loss's.
 
+    Raises ValueError or TypeError before any work for arguments that do not fit, and for a NaN or an infinity in arrays
+    that are not memory-mapped.
+
     >>> from fmlp import metrics
     >>> from fmlp.layers import Dense
     >>> params = {"w": np.eye(2), "b": np.zeros(2)}
@@ -328,13 +337,28 @@ def evaluate(
     >>> round(scores["loss"], 6), scores["accuracy"]
     (1.126928, 0.5)
     """
+    check_net(net)
     if not _is_pair(data):
         raise TypeError(f"data: expected a pair (x, y) of arrays, got {_kind(data)}")
+    if loss is None and not metrics:
+        raise ValueError("loss, metrics: expected at least one of them, got neither")
+    if loss is not None:
+        function("loss", loss, "a function (prediction, y) -> number, such as losses.mse")
+    _check_metrics(metrics)
+    n = _check_rows("data", *data)
+    if weight is not None:
+        _row_weights(np.asanyarray(data[1]), n, weight, None)
+    return _evaluated(net, params, data, loss, metrics, weight, batch_size)
+
+
+def _evaluated(
+    net: Layer, params: Tree, data: tuple[Any, Any], loss: Any, metrics: Any, weight: Any = None, batch_size: int = 1024
+) -> dict[str, float]:
     x, y = data
     output = predict(net, params, x, batch_size=batch_size)
     scores = {}
     if loss is not None:
-        scores["loss"] = float(loss(output, y, **({} if weight is None else {"weight": weight})))
+        scores["loss"] = _number("loss", loss(output, y, **({} if weight is None else {"weight": weight})))
     if metrics:
         read = losses.prediction_of(loss) if loss is not None else losses.as_is
         y_true, y_pred = np.asarray(y), read(output)
@@ -342,7 +366,7 @@ def evaluate(
             y_pred = y_pred.reshape(y_true.shape)
         elif y_true.shape == np.shape(output):
             y_true = read(y_true)
-        scores |= {name: float(metric(y_true, y_pred)) for name, metric in metrics.items()}
+        scores |= {name: _number(f"metrics: {name}", metric(y_true, y_pred)) for name, metric in metrics.items()}
     return scores
 
 
@@ -353,6 +377,8 @@ def calibrate(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Tr
     Σ n (v + (m - mean)²) / Σ n. They are a pure function of the parameters and the data: call it again after more
     training. Without a BatchNorm in `net` the parameters come back as they are.
 
+    Raises ValueError for a NaN or an infinity in arrays that are not memory-mapped, and for batches of one row.
+
     Wu and Johnson 2021, arXiv 2105.07576.
 
     >>> from fmlp.layers import BatchNorm
@@ -361,31 +387,44 @@ def calibrate(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Tr
     >>> calibrate(net, params, np.array([[1.0], [2.0], [6.0]]))["mean"]
     array([3.], dtype=float32)
     """
-    _check_count("batch_size", batch_size)
+    check_net(net)
+    batch_size = integer("batch_size", batch_size)
+    _rows(x)
+    _check_finite("x", x)
     return _calibrated(net, params, (_take(x, part) for part in _slices(_rows(x), batch_size)))
 
 
 def on_plateau(monitor: str, plateau: ReduceOnPlateau) -> Callable[[Epoch], Epoch]:
     """Make a callback that sets the learning rate by `schedules.reduce_on_plateau` from ``history[monitor]``.
 
-    The optimizer's learning rate must be a number, the one that `plateau` starts from.
+    The optimizer's learning rate must be a number, the one that `plateau` starts from. `fit` raises ValueError before
+    any work when `monitor` is not recorded, unless other callbacks might record it.
 
     >>> from fmlp import schedules
     >>> callback = on_plateau("val_loss", schedules.reduce_on_plateau(0.1, patience=5))
     """
 
-    def callback(epoch: Epoch) -> Epoch:
-        if monitor not in epoch.history:
-            raise ValueError(f"on_plateau: expected to monitor one of {', '.join(epoch.history)}; got {monitor!r}")
-        plateau_state = plateau.init()
-        for value in epoch.history[monitor]:
-            plateau_state = plateau.update(value, plateau_state)
-        return epoch._replace(state=optim.with_learning_rate(epoch.state, plateau_state.learning_rate))
-
-    return callback
+    if not isinstance(monitor, str):
+        raise TypeError(f"monitor: expected a name in the history, such as 'val_loss', got {given(monitor)}")
+    if not isinstance(plateau, ReduceOnPlateau):
+        raise TypeError(f"plateau: expected what schedules.reduce_on_plateau(...) makes, got {given(plateau)}")
+    return cast(Callable[[Epoch], Epoch], _OnPlateau(monitor, plateau))
 
 
 # ---------------------------------------------------------------------------------------- helpers
+
+
+class _OnPlateau(NamedTuple):
+    monitor: str
+    plateau: ReduceOnPlateau
+
+    def __call__(self, epoch: Epoch) -> Epoch:
+        if self.monitor not in epoch.history:
+            raise ValueError(f"on_plateau: expected to monitor one of {', '.join(epoch.history)}; got {self.monitor!r}")
+        state = self.plateau.init()
+        for value in epoch.history[self.monitor]:
+            state = self.plateau.update(value, state)
+        return epoch._replace(state=optim.with_learning_rate(epoch.state, state.learning_rate))
 
 
 class _Source(NamedTuple):
@@ -393,31 +432,43 @@ class _Source(NamedTuple):
     steps: int | None
     inputs: Callable[[], Iterator[Any]]
     arrays: tuple[Any, Any] | None
+    batch_size: int | None
 
 
-def _source(data: Any, batch_size: int, weight: Any, class_weight: Any, shuffle: bool) -> _Source:
+def _source(data: Any, batch_size: int | None, weight: Any, class_weight: Any, shuffle: bool) -> _Source:
     if not _is_pair(data):
         if weight is not None or class_weight is not None:
-            raise ValueError("weight: batches bring their own; yield (x, y, weight)")
+            raise ValueError("weight, class_weight: batches bring their own; yield (x, y, weight)")
         if not isinstance(data, Iterable) or isinstance(data, Iterator):
             raise TypeError(
                 "data: expected a pair (x, y) of arrays or an iterable of batches that can be gone through once an "
                 f"epoch, got {_kind(data)}"
             )
 
-        def given() -> Iterator[tuple[Any, Any, Any]]:
+        def batches_given() -> Iterator[tuple[Any, Any, Any]]:
             for batch in data:
                 if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-                    raise TypeError(f"data: expected batches (x, y) or (x, y, weight), got {_kind(batch)}")
+                    raise TypeError(
+                        f"data: expected batches (x, y) or (x, y, weight), or all data as a tuple (x, y), got "
+                        f"{_kind(data)} whose first is {_kind(batch)}"
+                    )
                 yield batch[0], np.asarray(batch[1]), batch[2] if len(batch) == 3 else None
 
         return _Source(
-            lambda key: given(), getattr(data, "__len__", lambda: None)(), lambda: (x for x, _, _ in given()), None
+            lambda key: batches_given(),
+            getattr(data, "__len__", lambda: None)(),
+            lambda: (x for x, _, _ in batches_given()),
+            None,
+            batch_size,
         )
 
     x, y = tree.map(_array, data[0]), np.asanyarray(data[1])
     n = _check_rows("data", x, y)
     w = _row_weights(y, n, weight, class_weight)
+    if batch_size is None:
+        batch_size = min(32, n)
+    elif batch_size > n:
+        raise ValueError(f"batch_size: expected at most {n}, the number of rows to train on, got {batch_size}")
     parts = _slices(n, batch_size)
 
     def batches(key: Key) -> Iterator[tuple[Any, Any, Any]]:
@@ -426,7 +477,7 @@ def _source(data: Any, batch_size: int, weight: Any, class_weight: Any, shuffle:
             rows = part if order is None else order[part]
             yield _take(x, rows), _take(y, rows), None if w is None else w[rows]
 
-    return _Source(batches, len(parts), lambda: (_take(x, part) for part in _slices(n, 1024)), (x, y))
+    return _Source(batches, len(parts), lambda: (_take(x, part) for part in _slices(n, 1024)), (x, y), batch_size)
 
 
 def _slices(n: int, batch_size: int) -> list[slice]:
@@ -484,10 +535,10 @@ def _scores(
     """Work out the metrics on the training data, and loss and metrics on the validation data, at inference."""
     scores: dict[str, float] = {}
     if metrics and source.arrays:
-        train = evaluate(net, params, source.arrays, loss=loss, metrics=metrics)
+        train = _evaluated(net, params, source.arrays, loss, metrics)
         scores |= {name: train[name] for name in metrics}
     if validation is not None:
-        held_out = evaluate(net, params, validation, loss=loss, metrics=metrics)
+        held_out = _evaluated(net, params, validation, loss, metrics)
         scores |= {f"val_{name}": score for name, score in held_out.items()}
     return scores
 
@@ -524,12 +575,12 @@ def _kind(value: Any) -> str:
 def _row_weights(y: Array, n: int, weight: Any, class_weight: Any) -> Array | None:
     if weight is None and class_weight is None:
         return None
-    w = np.ones(n) if weight is None else np.asarray(weight, np.float64)
+    w = np.ones(n) if weight is None else np.asarray(array_of_numbers("weight", weight), np.float64)
     _check_weight(w, n)
     if class_weight is not None:
         if class_weight != "balanced" and not isinstance(class_weight, Mapping):
             raise TypeError(
-                f"class_weight: expected a dict from labels to weights, or 'balanced', got {class_weight!r}"
+                f"class_weight: expected a dict from labels to weights, or 'balanced', got {given(class_weight)}"
             )
         if y.ndim != 1:
             raise ValueError(f"class_weight: needs labels of shape ({n},), got y of shape {y.shape}")
@@ -539,7 +590,7 @@ def _row_weights(y: Array, n: int, weight: Any, class_weight: Any) -> Array | No
         elif missing := [label for label in labels.tolist() if label not in class_weight]:
             raise ValueError(f"class_weight: no weight for the label {missing[0]!r}")
         else:
-            per_class = np.array([class_weight[label] for label in labels.tolist()], np.float64)
+            per_class = np.array([number(f"class_weight[{k!r}]", class_weight[k]) for k in labels.tolist()])
         w = w * per_class[index]
     if not (np.isfinite(w).all() and w.min() >= 0 and w.sum() > 0):
         name = "weight" if class_weight is None else "class_weight"
@@ -579,17 +630,20 @@ def _check_rows(name: str, x: Any, y: Any) -> int:
     n = lengths.pop()
     if n < 1:
         raise ValueError(f"{name}: expected at least one row, got shapes {shapes}")
-    for a in [*tree.leaves(x), y]:
-        if not isinstance(a, np.memmap) and np.asarray(a).dtype.kind == "f" and not np.isfinite(a).all():
-            raise ValueError(
-                f"{name}: expected finite numbers, got NaN or infinity in the array of shape {np.shape(a)}"
-            )
+    _check_finite(f"{name}: x", x)
+    _check_finite(f"{name}: y", np.asanyarray(y))
     return n
+
+
+def _check_finite(name: str, x: Any) -> None:
+    for path, a in zip(tree.paths(x), tree.leaves(x), strict=True):
+        if not isinstance(a, np.memmap):
+            finite(f"{name}/{path}" if path else name, a)
 
 
 def _check_validation(validation: Any, source: _Source) -> None:
     if not _is_pair(validation):
-        raise ValueError(f"validation: expected a pair (x, y) or a fraction, got {type(validation).__name__}")
+        raise TypeError(f"validation: expected a pair (x, y) or a fraction in (0, 1), got {given(validation)}")
     _check_rows("validation", *validation)
     if source.arrays:
         train_shapes, shapes = ([np.shape(a)[1:] for a in tree.leaves(x)] for x in (source.arrays[0], validation[0]))
@@ -597,61 +651,85 @@ def _check_validation(validation: Any, source: _Source) -> None:
             raise ValueError(f"validation: expected examples of shape {train_shapes}, as in training, got {shapes}")
 
 
-def _check_targets(name: str, net: Layer, params: Tree, loss: Any, data: tuple[Any, Any]) -> None:
+def _check_targets(name: str, net: Layer, params: Tree, loss: Any, data: tuple[Any, Any], rows: int = 2) -> None:
     """Let a loss of fmlp's own look at all targets before the training starts, next to an output of zeros."""
     x, y = data[0], np.asanyarray(data[1])
     if losses.unbound(loss).__module__ != losses.__name__:
         return
-    first = net.apply(params, _take(x, slice(0, 2)), train=Calibration(), key=random.key(0)) if len(y) > 1 else None
+    try:
+        first = net.apply(params, _take(x, np.arange(rows) % len(y)), train=Calibration(), key=random.key(0))
+    except (TypeError, ValueError) as error:
+        raise error if name == "data" else _inside(name, error) from None
     if not isinstance(first, np.ndarray):
         return
     for part in _slices(len(y), 1 << 16):
         try:
             loss(np.zeros((len(y[part]), *first.shape[1:]), first.dtype), y[part])
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{name}: {error}") from None
+            raise _inside(name, error) from None
+
+
+def _inside(name: str, error: Exception) -> Exception:
+    return (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}: {error}")
 
 
 def _check_settings(
     net: Any,
     optimizer: Any,
     epochs: int,
-    batch_size: int,
+    batch_size: int | None,
     early_stopping: Any,
     metrics: dict[str, Any],
     validation: Any,
     callbacks: Any,
     arrays: bool,
 ) -> None:
-    if not isinstance(net, Layer):
-        raise TypeError(f"net: expected a layer, such as serial(...), got {getattr(net, '__name__', repr(net))}")
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(
-            f"optimizer: expected one, such as optim.adam(), got {getattr(optimizer, '__name__', optimizer)!r}"
-        )
-    _check_count("epochs", epochs)
-    _check_count("batch_size", batch_size)
-    if not all(callable(metric) for metric in metrics.values()):
-        raise TypeError("metrics: expected a dict of functions (y_true, y_pred) -> float")
+    check_net(net)
+    optim.check_optimizer("optimizer", optimizer)
+    integer("epochs", epochs)
+    if batch_size is not None:
+        integer("batch_size", batch_size)
     if taken := [name for name in metrics if name in ("loss", "lr") or name.startswith("val_")]:
         raise ValueError(f"metrics: the name {taken[0]!r} is taken")
     if not isinstance(callbacks, Sequence) or not all(callable(callback) for callback in callbacks):
-        raise TypeError(f"callbacks: expected a list of functions of an Epoch, got {callbacks!r}")
-    if early_stopping is not None:
-        if not isinstance(early_stopping, EarlyStopping):
-            raise TypeError(f"early_stopping: expected an EarlyStopping, got {early_stopping!r}")
-        known = ["loss", *(metrics if arrays else ())]  # not worked out on training data that come as batches
-        if validation is not None:
-            known += ["val_loss", *(f"val_{name}" for name in metrics)]
-        if early_stopping.monitor not in known:
-            raise ValueError(
-                f"early_stopping: expected to monitor one of {', '.join(known)}; got {early_stopping.monitor!r}"
-            )
+        raise TypeError(f"callbacks: expected a list of functions of an Epoch, got {given(callbacks)}")
+    if not isinstance(early_stopping, EarlyStopping | None):
+        raise TypeError(f"early_stopping: expected an EarlyStopping, got {given(early_stopping)}")
+    known = ["loss", *(metrics if arrays else ())]  # not worked out on training data that come as batches
+    if validation is not None:
+        known += ["val_loss", *(f"val_{name}" for name in metrics)]
+    monitors = [("early_stopping", early_stopping.monitor)] if early_stopping else []
+    if all(isinstance(callback, _OnPlateau) for callback in callbacks):  # others may add to the history
+        monitors += [("on_plateau", callback.monitor) for callback in callbacks]
+    for name, monitor in monitors:
+        if monitor not in known:
+            raise ValueError(f"{name}: expected to monitor one of {', '.join(known)}; got {monitor!r}")
 
 
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+def _check_metrics(metrics: Any) -> None:
+    if not isinstance(metrics, Mapping | None):
+        raise TypeError(
+            f"metrics: expected a dict from names to functions (y_true, y_pred) -> float, got {given(metrics)}"
+        )
+    for name, metric in (metrics or {}).items():
+        if not isinstance(name, str):
+            raise TypeError(f"metrics: expected names as keys, got {given(name)}")
+        function(f"metrics: {name}", metric, "a function (y_true, y_pred) -> float")
+
+
+def _check_params(params: Tree) -> None:
+    for path, leaf in _named_leaves(params):
+        array = np.asarray(leaf)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"params: expected arrays of numbers, got {given(leaf)} in {path}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"params: expected finite numbers, got NaN or infinity in {path}")
+
+
+def _number(name: str, value: Any) -> float:
+    if np.ndim(value) != 0 or np.asarray(value).dtype.kind not in "fiub":
+        raise TypeError(f"{name}: expected it to return a number, got {given(value)}")
+    return float(value)
 
 
 def _first_non_finite(values: Tree) -> str | None:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fmlp.checks import function, given
+
 Array = npt.NDArray[Any]
 Tree = Any
 
@@ -25,11 +27,15 @@ def map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
 
     Returns a new tree of that structure with leaves ``f(leaf, *rest_leaves)``.
 
-    Raises ValueError where the structures differ, and names the path.
+    Raises ValueError where the structures differ, and names the path; TypeError when `f` is no function.
 
     >>> map(lambda a, b: a + b, {"w": 1, "b": [2, 3]}, {"w": 10, "b": [20, 30]})
     {'w': 11, 'b': [22, 33]}
     """
+    return _map(function("f", f), tree, *rest)
+
+
+def _map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     if isinstance(tree, dict):
         for other in rest:
             if not isinstance(other, dict) or other.keys() != tree.keys():
@@ -58,11 +64,17 @@ def map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
 def leaves(tree: Tree) -> list[Any]:
     """List the leaves, dicts by sorted key, sequences by position.
 
+    Raises TypeError for a dict whose keys cannot be sorted.
+
     >>> leaves({"w": 1, "b": (2, None, 3)})
     [2, 3, 1]
     """
     found: list[Any] = []
-    _collect(tree, found)
+    try:
+        _collect(tree, found)
+    except TypeError:  # keys that cannot be sorted
+        paths(tree)
+        raise
     return found
 
 
@@ -82,7 +94,8 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
 
     Returns ``(vector, unravel)``: `vector` has shape (size(tree),) and the leaves' common dtype;
     ``unravel(vector)`` gives a tree of the same structure whose leaves are views into the vector given, in
-    its dtype. Raises ValueError when `unravel` gets a vector of another length, TypeError for leaves of Python objects.
+    its dtype. Raises ValueError when `unravel` gets a vector of another length, TypeError for leaves that are no
+    numbers.
 
     >>> vector, unravel = ravel({"b": np.zeros(2), "w": np.ones((2, 2))})
     >>> vector
@@ -94,14 +107,17 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
     arrays = [np.asarray(leaf) for leaf in leaves(tree)]
     ends = [*itertools.accumulate([a.size for a in arrays], initial=0)]
     dtypes = {a.dtype for a in arrays} or {np.dtype(np.float32)}
-    vector = aligned(ends[-1], dtypes.pop() if len(dtypes) == 1 else np.result_type(*dtypes))
+    dtype = dtypes.pop() if len(dtypes) == 1 else np.result_type(*dtypes)
+    if dtype.kind not in "fiubc":
+        raise _no_numbers(tree)
+    vector = aligned(ends[-1], dtype)
     if arrays:
         np.concatenate(arrays, axis=None, out=vector)
     shapes = [a.shape for a in arrays]
 
     def unravel(vector: Array) -> Tree:
-        if vector.shape != (ends[-1],):
-            raise ValueError(f"unravel: expected a vector of shape ({ends[-1]},), got {vector.shape}")
+        if not isinstance(vector, np.ndarray) or vector.shape != (ends[-1],):
+            raise ValueError(f"vector: expected an array of shape ({ends[-1]},), got {given(vector)}")
         pieces = zip(itertools.pairwise(ends), shapes, strict=True)
         return unflatten(tree, [vector[start:end].reshape(shape) for (start, end), shape in pieces])
 
@@ -112,7 +128,7 @@ def aligned(n: int, dtype: npt.DTypeLike) -> Array:
     """Allocate a vector, not initialized, that starts a cache line: NumPy's AVX-512 loops run twice as fast on such."""
     dtype = np.dtype(dtype)
     if dtype.hasobject:  # raw memory holds no Python objects: using it as such would crash the interpreter
-        raise TypeError("ravel: expected a tree of arrays of numbers, got one of Python objects")
+        raise TypeError(f"dtype: expected numbers, got {dtype}")
     memory = np.empty(n * dtype.itemsize + 64, np.uint8)
     start = -memory.__array_interface__["data"][0] % 64
     return np.ndarray((n,), dtype, memory, start)
@@ -130,18 +146,27 @@ def unflatten(like: Tree, leaves: Iterable[Any]) -> Tree:
     try:
         tree = _fill(like, values)
     except StopIteration:
-        raise ValueError("unflatten: fewer leaves than the structure has") from None
+        raise ValueError(f"leaves: expected {len(paths(like))}, as many as `like` has, got fewer") from None
     if next(values, end := object()) is not end:
-        raise ValueError("unflatten: more leaves than the structure has")
+        raise ValueError(f"leaves: expected {len(paths(like))}, as many as `like` has, got more")
     return tree
 
 
 def cast(tree: Tree, dtype: npt.DTypeLike) -> Tree:
     """Convert every floating-point leaf to `dtype`; other leaves stay as they are.
 
+    Raises TypeError when `dtype` is not floating-point.
+
     >>> cast({"w": np.ones(1, np.float32), "n": np.array(3)}, np.float64)
     {'w': array([1.]), 'n': array(3)}
     """
+
+    try:
+        floating = np.dtype(dtype).kind == "f"
+    except TypeError:
+        floating = False
+    if not floating:
+        raise TypeError(f"dtype: expected a floating-point dtype, such as np.float64, got {given(dtype)}")
 
     def convert(leaf: Any) -> Any:
         array = np.asarray(leaf)
@@ -157,6 +182,13 @@ def size(tree: Tree) -> int:
     16
     """
     return sum(np.size(leaf) for leaf in leaves(tree))
+
+
+def _no_numbers(tree: Tree) -> TypeError:
+    """Name the first leaf that holds none."""
+    values = leaves(tree)
+    i = next(i for i, leaf in enumerate(values) if np.asarray(leaf).dtype.kind not in "fiubc")
+    return TypeError(f"{paths(tree)[i] or 'tree'}: expected an array of numbers, got {given(values[i])}")
 
 
 def _collect(tree: Tree, found: list[Any]) -> None:
@@ -231,6 +263,6 @@ def _describe(tree: Tree) -> str:
 
 def _at(key: Any, f: Callable[..., Any], *trees: Tree) -> Tree:
     try:
-        return map(f, *trees)
+        return _map(f, *trees)
     except _MismatchError as error:
         raise _MismatchError(f"{key}/{error.path}".rstrip("/"), error.what) from None

@@ -401,8 +401,8 @@ def a_function_without_a_vjp(x):
         (value_and_grad, "value_and_grad: a_function_without_a_vjp has no vjp"),
         (grad, "value_and_grad: a_function_without_a_vjp has no vjp"),
         (lambda f: grad(functools.partial(f, X)), "value_and_grad: a_function_without_a_vjp has no vjp"),
-        (lambda f: objective(f, losses.mse), "objective: a_function_without_a_vjp has no vjp"),
-        (lambda f: objective(layers.Dense(1).apply, f), "objective: a_function_without_a_vjp has no vjp"),
+        (lambda f: objective(f, losses.mse), "apply: a_function_without_a_vjp has no vjp"),
+        (lambda f: objective(layers.Dense(1).apply, f), "loss: a_function_without_a_vjp has no vjp"),
         (layers.Activation, "Activation: a_function_without_a_vjp has no vjp"),
     ],
 )

@@ -127,9 +127,12 @@ def test_equals_pytorch_in_distribution(name, settings):
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        (lambda: initializers.gain("cosine"), "nonlinearity: expected one of identity, leaky_relu, .*; got 'cosine'"),
+        (
+            lambda: initializers.gain("cosine"),
+            "nonlinearity: expected one of 'identity', 'leaky_relu', .*, got 'cosine'",
+        ),
         (lambda: initializers.kaiming_normal(nonlinearity="cosine"), "nonlinearity: expected one of .* got 'cosine'"),
-        (lambda: initializers.kaiming_uniform(mode="fan"), "mode: expected 'fan_in' or 'fan_out', got 'fan'"),
+        (lambda: initializers.kaiming_uniform(mode="fan"), "mode: expected one of 'fan_in', 'fan_out', got 'fan'"),
         (lambda: initializers.xavier_uniform()(random.key(0), (3,)), r"shape: expected \(fan_in, fan_out\), .* \(3,\)"),
         (lambda: initializers.orthogonal()(random.key(0), (0, 3)), r"shape: expected .* at least 1, got \(0, 3\)"),
         (lambda: initializers.lecun_normal()(0, (3, 3)), "key: expected a key, as random.key"),

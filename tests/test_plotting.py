@@ -58,7 +58,7 @@ def test_boundary_asks_for_the_plane_around_the_points():
 
 @pytest.mark.parametrize(("x", "y"), [(np.zeros((3, 3)), np.zeros(3)), (np.zeros((3, 2)), np.zeros(2))])
 def test_boundary_of_other_shapes_is_an_error(x, y):
-    with pytest.raises(ValueError, match=r"x, y: expected shapes \(rows, 2\) and \(rows,\), got"):
+    with pytest.raises(ValueError, match=r"x, y: expected shapes \(rows, 2\) and \(rows,\), rows > 0, got"):
         plot_decision_boundary(lambda points: points[:, 0], x, y)
 
 

@@ -188,8 +188,8 @@ KEY = random.key(0)
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: random.key(-1), ValueError, "^seed: expected a non-negative integer, got -1"),
-        (lambda: random.key(1.0), TypeError, "^seed: expected a non-negative integer, got 1.0"),
+        (lambda: random.key(-1), ValueError, "^seed: expected an integer of at least 0, got -1"),
+        (lambda: random.key(1.0), TypeError, "^seed: expected an integer of at least 0, got 1.0"),
         (lambda: random.key(True), TypeError, "^seed: .* got True"),
         (lambda: random.key("0"), TypeError, "^seed: .* got '0'"),
         (lambda: random.split(0), TypeError, r"^key: expected a key, as random.key\(seed\) makes it, got 0"),
@@ -204,7 +204,7 @@ KEY = random.key(0)
         (lambda: random.generator(7), TypeError, "^key: .* got 7"),
         (lambda: random.generator(KEY[:2]), ValueError, r"^key: .* got shape \(2,\)"),
         (lambda: random.bernoulli(7, 0.5, (1,)), TypeError, "^key: .* got 7"),
-        (lambda: random.bernoulli(KEY, 1.5, (1,)), ValueError, r"^p: expected a probability, in \[0, 1\], got 1.5"),
+        (lambda: random.bernoulli(KEY, 1.5, (1,)), ValueError, r"^p: expected a number in \[0, 1\], got 1.5"),
         (lambda: random.bernoulli(KEY, -0.1, (1,)), ValueError, "^p: .* got -0.1"),
         (lambda: random.bernoulli(KEY, float("nan"), (1,)), ValueError, "^p: .* got nan"),
     ],

@@ -104,7 +104,7 @@ def by_hand(net, params, x, y, loss, optimizer, epochs, key, batch_size, weight=
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("batch_size", [1, 8, 60, 100])
+@pytest.mark.parametrize("batch_size", [1, 8, 60])
 def test_fit_equals_the_loop_by_hand_bit_for_bit(batch_size, weighted):
     net = CLASSIFIER if batch_size > 1 else serial(Dense(8), Dropout(0.2), Dense(3))
     x, y = classes(600 if batch_size == 1 else 60)  # more steps than a block of 256 keys
@@ -137,7 +137,7 @@ def test_without_shuffling_the_rows_come_in_their_order():
     assert not np.array_equal(first, second)
 
 
-@pytest.mark.parametrize(("n", "batch_size", "sizes"), [(17, 8, [8, 9]), (16, 8, [8, 8]), (1, 8, [1]), (9, 8, [9])])
+@pytest.mark.parametrize(("n", "batch_size", "sizes"), [(17, 8, [8, 9]), (16, 8, [8, 8]), (1, 1, [1]), (9, 8, [9])])
 def test_a_last_batch_of_one_row_joins_the_one_before(n, batch_size, sizes):
     seen = []
     x, y = numbers(n)
@@ -148,9 +148,9 @@ def test_a_last_batch_of_one_row_joins_the_one_before(n, batch_size, sizes):
 def test_so_batch_norm_trains_on_any_number_of_rows_but_one():
     for n in (2, 3, 17, 33):
         x, y = classes(n)
-        assert fit_classes(data=(x, y), batch_size=16).params["batch_norm_1"]["count"] == n
+        assert fit_classes(data=(x, y), batch_size=min(n, 16)).params["batch_norm_1"]["count"] == n
     with pytest.raises(ValueError, match=r"^batch_norm_1/x: .* at least 2 rows, got shape \(1, 8\)"):
-        fit_classes(data=classes(1))
+        fit_classes(data=classes(1), batch_size=1)
 
 
 @pytest.mark.parametrize("make", [optim.adam, optim.sgd, optim.rmsprop, optim.nadam])
@@ -457,7 +457,7 @@ def test_on_plateau_sets_the_rate_that_the_plateau_says():
     )
     assert result.history["lr"] == expected == [0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.025]
     assert optim.learning_rate(result.state) == state.learning_rate
-    with pytest.raises(ValueError, match=r"^on_plateau: expected to monitor one of loss, lr; got 'val_loss'"):
+    with pytest.raises(ValueError, match=r"^on_plateau: expected to monitor one of loss; got 'val_loss'"):
         fit(callbacks=[fmlp.on_plateau("val_loss", plateau)])
 
 
@@ -529,9 +529,9 @@ def test_a_weight_of_k_is_a_row_repeated_k_times():
     x, y = numbers(12)
     repeats = np.array([0, 1, 2, 3] * 3)
     params = params_of(MLP, dtype=np.float64)
-    settings = {"params": params, "epochs": 20, "batch_size": 100, "optimizer": optim.sgd(0.05, 0.9)}
-    weighted = fit(data=(x, y), weight=repeats, **settings)
-    repeated = fit(data=(x.repeat(repeats, 0), y.repeat(repeats)), **settings)
+    settings = {"params": params, "epochs": 20, "optimizer": optim.sgd(0.05, 0.9)}
+    weighted = fit(data=(x, y), weight=repeats, batch_size=12, **settings)
+    repeated = fit(data=(x.repeat(repeats, 0), y.repeat(repeats)), batch_size=18, **settings)
     for a, b in zip(tree.leaves(weighted.params), tree.leaves(repeated.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(weighted.history["loss"], repeated.history["loss"], rtol=1e-9)
@@ -662,32 +662,45 @@ HOLED = np.where(X > 1, nan, X)
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"net": Dense}, TypeError, r"^net: expected a layer, such as serial\(...\), got Dense"),
+        (
+            {"net": Dense},
+            TypeError,
+            r"^net: expected a layer, .* got the function Dense; call the constructor: Dense\(\)",
+        ),
         ({"net": None}, TypeError, "^net: expected a layer, .* got None"),
-        ({"optimizer": optim.adam}, TypeError, r"^optimizer: expected one, such as optim.adam\(\), got 'adam'"),
-        ({"loss": np.mean}, TypeError, "^objective: mean has no vjp"),
+        (
+            {"optimizer": optim.adam},
+            TypeError,
+            "^optimizer: expected an optimizer, .* got the function adam; call it",
+        ),
+        ({"loss": np.mean}, TypeError, "^loss: mean has no vjp"),
         ({"key": 0}, TypeError, "^key: expected a key, .* got 0"),
-        ({"epochs": 0}, ValueError, "^epochs: expected a positive integer, got 0"),
-        ({"epochs": 1.5}, ValueError, "^epochs: expected a positive integer, got 1.5"),
-        ({"batch_size": 0}, ValueError, "^batch_size: expected a positive integer, got 0"),
-        ({"batch_size": True}, ValueError, "^batch_size: .* got True"),
+        ({"epochs": 0}, ValueError, "^epochs: expected an integer of at least 1, got 0"),
+        ({"epochs": 1.5}, TypeError, "^epochs: expected an integer of at least 1, got 1.5"),
+        ({"batch_size": 0}, ValueError, "^batch_size: expected an integer of at least 1, got 0"),
+        ({"batch_size": 41}, ValueError, "^batch_size: expected at most 40, the number of rows to train on, got 41"),
+        ({"batch_size": True}, TypeError, "^batch_size: .* got True"),
         ({"params": {"w": HOLED}}, ValueError, "^params: expected finite numbers, got NaN or infinity in w"),
-        ({"data": X}, TypeError, r"^data: expected batches \(x, y\) or \(x, y, weight\), got ndarray"),
+        ({"data": X}, TypeError, r"^data: expected batches \(x, y\) or \(x, y, weight\), .* got ndarray whose"),
         ({"data": None}, TypeError, r"^data: expected a pair \(x, y\) of arrays or an iterable .*, got NoneType"),
         ({"data": ((x, Y) for x in X)}, TypeError, "^data: .* can be gone through once an epoch, got generator"),
-        ({"data": (X, Y, Y)}, TypeError, r"^data: expected batches .* got ndarray"),
+        ({"data": (X, Y, Y)}, TypeError, "^data: expected batches .* got tuple of 3 whose first is ndarray"),
         ({"data": []}, ValueError, "^data: expected at least one batch in every epoch"),
         ({"data": (X, Y[1:])}, ValueError, r"^data: expected x and y with as many rows, .* \(40, 4\), \(39,\)"),
         ({"data": (X[:0], Y[:0])}, ValueError, r"^data: expected at least one row, got shapes \(0, 4\), \(0,\)"),
         ({"data": (X.tolist(), Y)}, ValueError, "^data: expected arrays .* got numbers in list of 40"),
         ({"data": (X, 3.0)}, ValueError, "^data: expected arrays with the examples along the first axis"),
-        ({"data": (HOLED, Y)}, ValueError, r"^data: expected finite numbers, got NaN or infinity .* \(40, 4\)"),
-        ({"data": (X, np.full(40, inf))}, ValueError, r"^data: expected finite numbers, .* \(40,\)"),
+        ({"data": (HOLED, Y)}, ValueError, r"^data: x: expected finite numbers, got nan at index .* \(40, 4\)"),
+        (
+            {"data": (X, np.full(40, inf))},
+            ValueError,
+            r"^data: y: expected finite .* got inf at index .* \(40,\)",
+        ),
         ({"validation": (X[:, :3], Y)}, ValueError, r"^validation: expected .* \[\(4,\)\], .* got \[\(3,\)\]"),
         ({"validation": (X, Y[1:])}, ValueError, "^validation: expected x and y with as many rows"),
-        ({"validation": (HOLED, Y)}, ValueError, "^validation: expected finite numbers"),
-        ({"validation": X}, ValueError, r"^validation: expected a pair \(x, y\) or a fraction, got ndarray"),
-        ({"validation": 1}, ValueError, "^validation: .* got int"),
+        ({"validation": (HOLED, Y)}, ValueError, "^validation: x: expected finite numbers"),
+        ({"validation": X}, TypeError, r"^validation: expected a pair \(x, y\) or a fraction .* got an array"),
+        ({"validation": 1}, TypeError, "^validation: .* got 1"),
         ({"validation": 1.5}, ValueError, r"^validation: expected a fraction in \(0, 1\) or a pair .*, got 1.5"),
         ({"validation": 0.0}, ValueError, r"^validation: expected a fraction in \(0, 1\) .* got 0.0"),
         ({"validation": 0.001}, ValueError, "^validation: 0.001 of 40 rows leaves one side empty"),
@@ -698,11 +711,15 @@ HOLED = np.where(X > 1, nan, X)
         ({"weight": -np.ones(40)}, ValueError, "^weight: expected finite numbers of at least 0, .* got -1.0 to -1.0"),
         ({"weight": np.zeros(40)}, ValueError, "^weight: .* not all 0, got 0.0 to 0.0"),
         ({"weight": np.full(40, nan)}, ValueError, "^weight: expected finite .* got nan"),
-        ({"weight": np.ones(40), "data": [(X, Y)]}, ValueError, "^weight: batches bring their own"),
+        ({"weight": np.ones(40), "data": [(X, Y)]}, ValueError, "^weight, class_weight: batches bring their own"),
         ({"class_weight": "balance"}, TypeError, "^class_weight: expected a dict .* or 'balanced', got 'balance'"),
         ({"class_weight": [1.0]}, TypeError, r"^class_weight: expected a dict .* got \[1.0\]"),
-        ({"class_weight": dict.fromkeys(Y.tolist(), -1)}, ValueError, "^class_weight: expected finite .* got -1"),
-        ({"metrics": {"f": 1}}, TypeError, "^metrics: expected a dict of functions"),
+        (
+            {"class_weight": dict.fromkeys(Y.tolist(), -1)},
+            ValueError,
+            r"^class_weight\[-2\.07.* got -1",
+        ),
+        ({"metrics": {"f": 1}}, TypeError, "^metrics: f: expected a function .* got 1"),
         ({"metrics": {"loss": metrics.r2}}, ValueError, "^metrics: the name 'loss' is taken"),
         ({"metrics": {"val_r2": metrics.r2}}, ValueError, "^metrics: the name 'val_r2' is taken"),
         ({"callbacks": print}, TypeError, "^callbacks: expected a list of functions"),
@@ -736,11 +753,11 @@ def test_what_does_not_fit_is_refused_before_any_work(settings, error, message, 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: EarlyStopping("loss", mode="low"), ValueError, "^mode: expected 'min' or 'max', got 'low'"),
+        (lambda: EarlyStopping("loss", mode="low"), ValueError, "^mode: expected one of 'min', 'max', got 'low'"),
         (lambda: EarlyStopping("loss", patience=-1), ValueError, "^patience: .* at least 0, got -1"),
-        (lambda: EarlyStopping("loss", patience=1.5), ValueError, "^patience: expected an integer .* got 1.5"),
+        (lambda: EarlyStopping("loss", patience=1.5), TypeError, "^patience: expected an integer .* got 1.5"),
         (lambda: EarlyStopping("loss", min_delta=nan), ValueError, "^min_delta: .* got nan"),
-        (lambda: EarlyStopping("loss", start_from_epoch=0.5), ValueError, "^start_from_epoch: .* got 0.5"),
+        (lambda: EarlyStopping("loss", start_from_epoch=0.5), TypeError, "^start_from_epoch: .* got 0.5"),
         (lambda: fmlp.predict(MLP, params_of(MLP), X, batch_size=0), ValueError, "^batch_size: .* got 0"),
         (
             lambda: fmlp.predict(MLP, params_of(MLP), [1.0, 2.0]),
@@ -753,7 +770,7 @@ def test_what_does_not_fit_is_refused_before_any_work(settings, error, message, 
         (
             lambda: fmlp.evaluate(MLP, params_of(MLP), (X, Y[1:]), loss=losses.mse),
             ValueError,
-            r"^y: expected the shape of the prediction, \(40, 1\), got \(39,\)",
+            r"^data: expected x and y with as many rows, got shapes \(40, 4\), \(39,\)",
         ),
         (
             lambda: fmlp.evaluate(CLASSIFIER, params_of(CLASSIFIER), classes(), loss=losses.cross_entropy),

@@ -109,7 +109,7 @@ def test_unravel_undoes_ravel(t):
     assert np.array_equal(tree.ravel(unravel(2 * vector))[0], 2 * vector)
     assert all(leaf.dtype == np.float64 for leaf in tree.leaves(unravel(vector.astype(np.float64))))
     for wrong in (np.zeros(len(vector) + 1, np.float32), np.zeros((1, len(vector)), np.float32)):
-        with pytest.raises(ValueError, match=rf"expected a vector of shape \({len(vector)},\), got "):
+        with pytest.raises(ValueError, match=rf"^vector: expected an array of shape \({len(vector)},\), got "):
             unravel(wrong)
 
 
@@ -119,10 +119,10 @@ def test_unflatten_undoes_leaves(t):
     leaves = tree.leaves(t)
     assert equal(tree.unflatten(t, iter(leaves)), t)
     assert repr(tree.unflatten(t, leaves)) == repr(t)  # keys in the order of insertion, too
-    with pytest.raises(ValueError, match="more leaves"):
+    with pytest.raises(ValueError, match=r"^leaves: expected \d+, as many as `like` has, got more"):
         tree.unflatten(t, [*leaves, None])
     if leaves:
-        with pytest.raises(ValueError, match="fewer leaves"):
+        with pytest.raises(ValueError, match=r"^leaves: expected \d+, as many as `like` has, got fewer"):
             tree.unflatten(t, leaves[1:])
 
 
@@ -211,5 +211,5 @@ def test_keys_that_paths_cannot_hold_are_refused(wrong, error, message):
 
 @pytest.mark.parametrize("leaf", [len, object(), np.array([None, 1])])
 def test_ravel_refuses_python_objects(leaf):
-    with pytest.raises(TypeError, match=r"^ravel: expected a tree of arrays of numbers, got one of Python objects$"):
+    with pytest.raises(TypeError, match=r"^a: expected an array of numbers, got "):
         tree.ravel({"a": leaf, "b": np.ones(2)})

@@ -1,0 +1,141 @@
+"""What arguments must be: one error for each way to be wrong, with what was expected and what was given.
+
+A wrong type is a TypeError, a wrong value a ValueError; both begin with the argument's name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+StrPath: TypeAlias = str | os.PathLike[str]
+
+__all__ = [
+    "array_of_numbers",
+    "choice",
+    "finite",
+    "function",
+    "given",
+    "integer",
+    "number",
+    "path",
+    "schedule",
+    "shape_of_one",
+]
+
+
+def given(value: object) -> str:
+    """Say in a few words what was given.
+
+    >>> given(0.5), given(np.zeros((3, 4))), given(sum), given({"a": 1})
+    ('0.5', 'an array of float64, shape (3, 4)', 'the function sum', "{'a': 1}")
+    """
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype}, shape {value.shape}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if callable(value) and hasattr(value, "__name__"):
+        return f"the function {value.__name__}"
+    if isinstance(value, Mapping | tuple | list) and (len(value) > 5 or any(_nests(child) for child in value)):
+        return f"a {type(value).__name__} of {len(value)}"
+    text = repr(value)
+    return text if len(text) <= 80 else f"a {type(value).__name__}"
+
+
+def _nests(child: object) -> bool:
+    return isinstance(child, np.ndarray | Mapping | tuple | list) or callable(child)
+
+
+def number(name: str, value: object, interval: str = "[0, inf)") -> float:
+    """Return `value` as a Python float, which upcasts no array; it must lie in `interval`, as mathematics writes it.
+
+    >>> number("rate", 0, "[0, 1)")
+    0.0
+    """
+    expected = f"{name}: expected a number in {interval}, got {given(value)}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(expected)
+    low, high = map(float, interval[1:-1].split(","))
+    inside = low <= (number := float(value)) <= high  # NaN is in none
+    if not inside or (number == low and interval[0] == "(") or (number == high and interval[-1] == ")"):
+        raise ValueError(expected)
+    return number
+
+
+def integer(name: str, value: object, low: int | None = 1) -> int:
+    """Return `value` as a Python int, which must be at least `low`."""
+    expected = f"{name}: expected an integer{'' if low is None else f' of at least {low}'}, got {given(value)}"
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(expected)
+    if low is not None and value < low:
+        raise ValueError(expected)
+    return int(value)
+
+
+def choice(name: str, value: str, *choices: str) -> str:
+    """Return `value`, which must be one of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {given(value)}")
+    return value
+
+
+def function(name: str, value: Any, what: str = "a function") -> Any:
+    """Return `value`, which must be callable."""
+    if not callable(value):
+        raise TypeError(f"{name}: expected {what}, got {given(value)}")
+    return value
+
+
+def schedule(name: str, value: Any, interval: str = "[0, inf)") -> Any:
+    """Return `value`, which must be a function from a count to a number, here asked for count 0."""
+    what = "a schedule or a number"
+    function(name, value, what)
+    try:
+        first = value(0)
+    except TypeError as error:  # as of a constructor, cosine_lr, passed instead of what it makes
+        raise TypeError(f"{name}: expected {what}, got {given(value)}: {error}") from error
+    number(f"{name}(0)", first, interval)
+    return value
+
+
+def path(name: str, value: Any) -> Any:
+    """Return `value`, which must name a file; NumPy and `open` would take a number for an open one."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name}: expected a path, got {given(value)}")
+    return value
+
+
+def array_of_numbers(name: str, values: Any) -> npt.NDArray[Any]:
+    """Return `values` as an array, which must hold real numbers or booleans."""
+    try:
+        array: npt.NDArray[Any] = np.asanyarray(values)
+    except ValueError:
+        raise ValueError(f"{name}: expected an array, got rows of different lengths") from None
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: expected numbers, got {given(values) if array.ndim == 0 else f'dtype {array.dtype}'}")
+    return array
+
+
+def finite(name: str, values: Any) -> None:
+    """Raise ValueError, saying where, if there is a NaN or an infinity in `values`, which may be sparse."""
+    sparse = hasattr(values, "tocsr")
+    array = np.asanyarray(values.tocsr().data if sparse else values)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        place = tuple(map(int, np.argwhere(~np.isfinite(array))[0]))
+        where = "" if sparse else f" at index {place}"
+        raise ValueError(f"{name}: expected finite numbers, got {array[place]}{where} of shape {np.shape(values)}")
+
+
+def shape_of_one(name: str, value: Any) -> tuple[int, ...]:
+    """Return `value`, which must be a tuple of integers of at least 0."""
+    expected = f"{name}: expected a shape, a tuple of integers of at least 0, got {given(value)}"
+    if not isinstance(value, tuple) or not all(isinstance(n, Integral) for n in value):
+        raise TypeError(expected)
+    if any(n < 0 for n in value):
+        raise ValueError(expected)
+    return value
