@@ -5,7 +5,8 @@ parameters, a nested dict of float32 arrays. ``apply(params, x, *, train=False, 
 takes a batch, and works in the dtype of the parameters. Whether it trains is said at the call.
 
 Every constructor returns a `Layer`; there is one for each entry of `activations`: ``leaky_relu`` is ``LeakyRelu()``.
-A layer's name is the name of its `apply`.
+A layer's name is the name of its `apply`, which also says what the layer is: `constructor_of` names its constructor,
+``apply.settings`` are what that was given, ``apply.children`` the layers that it combines.
 """
 
 from __future__ import annotations
@@ -201,6 +202,7 @@ def BatchNorm(*, eps: float = 1e-5) -> Layer:
 
         return y, pullback
 
+    batch_norm.settings = {"eps": eps}
     return Layer(init, batch_norm)
 
 
@@ -229,6 +231,7 @@ def LayerNorm(*, eps: float = 1e-5) -> Layer:
 
         return scale * z + params["bias"], pullback
 
+    layer_norm.settings = {"eps": eps}
     return Layer(init, layer_norm)
 
 
@@ -257,6 +260,7 @@ def Dropout(rate: float) -> Layer:
         mask *= 1 / keep
         return x * mask, lambda dy: ({}, dy * mask)
 
+    dropout.settings = {"rate": rate}
     return Layer(_same_shape, dropout)
 
 
@@ -283,13 +287,17 @@ def Activation(f: Callable[..., Any], **settings: Any) -> Layer:
     array([-0.5,  1. ])
     """
     rule = rule_of(f, "Activation")
+    while isinstance(f, functools.partial) and not f.args:
+        f, settings = f.func, f.keywords | settings
 
     def activation(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
         y, pullback = rule(x, **settings)
         return y, lambda dy: ({}, *pullback(dy))
 
     activation.__name__ = getattr(f, "__name__", "activation")
-    return Layer(_same_shape, Differentiable(activation))
+    apply = Differentiable(activation)
+    apply.settings = {"f": f, **settings}
+    return Layer(_same_shape, apply)
 
 
 def Prelu(num_parameters: int = 1, init: float = 0.25) -> Layer:
@@ -463,6 +471,7 @@ def fan_out(n: int) -> Layer:
     def fan_out(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
         return (x,) * n, lambda dy: ({}, _sum(dy))
 
+    fan_out.settings = {"n": n}
     return Layer(init, fan_out)
 
 
@@ -506,6 +515,7 @@ def fan_in_concat(axis: int = -1) -> Layer:
         ends = np.cumsum([branch.shape[axis] for branch in x])[:-1]
         return y, lambda dy: ({}, tuple(np.split(dy, ends, axis)))
 
+    fan_in_concat.settings = {"axis": axis}
     return Layer(init, fan_in_concat)
 
 
@@ -674,6 +684,16 @@ def _named(asker: str, layers: Iterable[Layer]) -> dict[str, Layer]:
         layer = Layer(*layer)
         children[f"{getattr(layer.apply, '__name__', 'layer')}_{i}"] = layer
     return children
+
+
+def constructor_of(layer: Layer) -> str | None:
+    """Name the constructor of this module that made the layer: "Dense", "Activation", "serial"; None for others.
+
+    With `settings` and `children` of its `apply`, and the parameters, that is all there is to know about a layer.
+    """
+    f = layer.apply
+    own = isinstance(f, Differentiable) and f.__module__ == __name__
+    return f.__qualname__.split(".")[0] if own else None
 
 
 def _combinator(

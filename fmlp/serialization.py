@@ -7,6 +7,8 @@ imported when it is used: it would take a tenth of the time of ``import fmlp``.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,7 +41,6 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
            [1.]])}}, {'classes': '0-9'})
     """
     import json
-    import tempfile
 
     arrays = {}
     for name, leaf in zip(tree.paths(params), tree.leaves(params), strict=True):
@@ -53,11 +54,20 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
         raise ValueError(f"params: the key {_METADATA} is taken for the metadata")
     _nested(arrays)
     arrays[_METADATA] = np.array(json.dumps(metadata or {}))
+    with replacing(path) as file:
+        _write(file, arrays)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a file that takes the place of the one at `path` when the block ends, and never does if that raises."""
+    import tempfile
+
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            _write(file, arrays)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
