@@ -39,7 +39,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> _Any:
     """Import on first use the modules that are not needed to train."""
-    if name in ("data", "plotting"):
+    if name in ("data", "estimators", "onnx", "plotting", "safetensors", "sklearn", "torch"):
         return _import_module(f"fmlp.{name}")
     raise AttributeError(f"module 'fmlp' has no attribute {name!r}")
 

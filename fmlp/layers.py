@@ -288,7 +288,8 @@ def Activation(f: Callable[..., Any], **settings: Any) -> Layer:
     """
     rule = rule_of(f, "Activation")
     while isinstance(f, functools.partial) and not f.args:
-        f, settings = f.func, f.keywords | settings
+        settings = f.keywords | settings
+        f = f.func
 
     def activation(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
         y, pullback = rule(x, **settings)
@@ -694,6 +695,24 @@ def constructor_of(layer: Layer) -> str | None:
     f = layer.apply
     own = isinstance(f, Differentiable) and f.__module__ == __name__
     return f.__qualname__.split(".")[0] if own else None
+
+
+def activation_of(layer: Layer, place: str) -> tuple[str, dict[str, Any]]:
+    """Return the name in `activations.table` and all settings of the function of a layer that `Activation` made.
+
+    Raises TypeError, which names the layer's `place`, for a function of another make.
+    """
+    import inspect
+
+    settings = dict(layer.apply.settings)  # type: ignore[attr-defined]
+    f = settings.pop("f")
+    name = getattr(f, "__name__", "")
+    known = activations.table.get(name)
+    if known is None or known is not f:
+        raise TypeError(f"{place}: expected an activation of fmlp.activations, got {f!r}")
+    bound = inspect.signature(known).bind(None, **settings)
+    bound.apply_defaults()
+    return name, dict([*bound.arguments.items()][1:])
 
 
 def _combinator(

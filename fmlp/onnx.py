@@ -6,13 +6,13 @@ operators, those of opset 18 (2022).
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import pi, sqrt
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 try:
     import onnx
@@ -21,9 +21,9 @@ except ModuleNotFoundError:
 from onnx import TensorProto, helper, numpy_helper
 
 from fmlp import activations, random, tree
-from fmlp.layers import Layer, Shape, constructor_of
+from fmlp.layers import Layer, Shape, activation_of, constructor_of
 from fmlp.serialization import replacing
-from fmlp.tree import Array, Tree
+from fmlp.tree import Tree
 
 __all__ = ["export"]
 
@@ -36,9 +36,8 @@ def export(net: Layer, params: Tree, shape: Shape, path: str | os.PathLike[str])
     several, and the output ``y``; an input is int64 where an `Embedding` reads it, else float32. Parameters keep
     their paths as names, ``dense_0/w``.
 
-    Raises ValueError, naming the leaf, when the parameters do not fit the network or a `BatchNorm` was never calibrated,
-    and TypeError, naming the layer and its place, for a layer or an activation that is not fmlp's own: of those only
-    NumPy knows what they compute.
+    Raises ValueError, naming the leaf, when the parameters do not fit the network or a `BatchNorm` was never
+    calibrated, and TypeError, naming the layer and its place, for a layer or an activation that is not fmlp's own.
 
     >>> import tempfile
     >>> from fmlp.layers import Dense, Elu, serial
@@ -56,11 +55,12 @@ def export(net: Layer, params: Tree, shape: Shape, path: str | os.PathLike[str])
     for name, expected, leaf in zip(tree.paths(like), tree.leaves(like), tree.leaves(params), strict=True):
         if np.shape(leaf) != expected.shape:
             raise ValueError(f"{name}: expected shape {expected.shape}, got {np.shape(leaf)}")
-    graph = _Graph(integers=set())
-    y = _write(graph, "", net, params, _named("x", shape))
-    if graph.wanted:  # integers are read far from the input: now it is known of which input
-        graph = _Graph(integers=graph.wanted)
-        y = _write(graph, "", net, params, _named("x", shape))
+    x, names = _named("x", shape), [name for name, _ in _flat("x", shape)]
+    graph = _Graph(names)
+    y = _write(graph, "", net, params, x)
+    if graph.wanted:  # now it is known which inputs an Embedding reads
+        graph = _Graph(names, integers=graph.wanted)
+        y = _write(graph, "", net, params, x)
     outputs = [graph.output(name, value, s) for (name, s), value in zip(_flat("y", out_shape), _values(y), strict=True)]
     inputs = [graph.info(name, name, s) for name, s in _flat("x", shape)]
     model = helper.make_model(
@@ -75,42 +75,50 @@ def export(net: Layer, params: Tree, shape: Shape, path: str | os.PathLike[str])
 
 
 class _Graph:
-    """The nodes written so far. A value is the name of a node's result, or of an input."""
+    """The nodes written so far. A value is the name of an input or of a node's result.
 
-    def __init__(self, integers: set[str]) -> None:
+    `integers` are the values that hold such, `origins` the inputs whose numbers a value holds, only in other places,
+    `wanted` the inputs that should have been integers.
+    """
+
+    def __init__(self, inputs: Iterable[str], integers: Iterable[str] = ()) -> None:
         self.nodes: list[Any] = []
         self.arrays: dict[str, Any] = {}
         self.integers = set(integers)
-        self.origins: dict[str, set[str]] = {}
+        self.origins = {name: {name} for name in inputs}
         self.wanted: set[str] = set()
 
     def node(self, op: str, *values: Any, **attributes: Any) -> str:
         """Apply an operator to floats: values, or numbers and arrays as they are."""
-        return self._node(op, *[self.number(value) for value in values], **attributes)
+        return self.raw(op, *[self.number(value) for value in values], **attributes)
 
     def moved(self, op: str, *values: str, **attributes: Any) -> str:
-        """Apply an operator that only moves numbers, integers or floats."""
-        if not self.integers.issuperset(values):
-            return self._origin(self.node(op, *values, **attributes), values)
-        y = self._origin(self._node(op, *values, **attributes), values)
-        self.integers.add(y)
+        """Apply an operator that only moves numbers, floats or integers."""
+        whole = self.integers.issuperset(values)
+        y = self.raw(op, *values, **attributes) if whole else self.node(op, *values, **attributes)
+        if self.origins.keys() >= set(values):
+            self.origins[y] = set().union(*[self.origins[value] for value in values])
+        if whole:
+            self.integers.add(y)
         return y
 
     def number(self, value: Any) -> str:
         """Return a value that is a float."""
         if not isinstance(value, str):
             return self.array(str(value), value)
-        return self._node("Cast", value, to=TensorProto.FLOAT) if value in self.integers else value
+        return self.raw("Cast", value, to=TensorProto.FLOAT) if value in self.integers else value
 
-    def integer(self, value: str) -> str:
+    def integer(self, value: str, place: str) -> str:
         """Return a value that is an integer, or note which inputs should have been so."""
+        if value not in self.origins:
+            raise TypeError(f"{place}: expected integers, got what another layer computes")
         if value not in self.integers:
-            self.wanted |= self.origins.get(value, {value})
+            self.wanted |= self.origins[value]
         return value
 
-    def array(self, name: str, value: Any) -> str:
+    def array(self, name: str, value: Any, dtype: npt.DTypeLike = np.float32) -> str:
         """Add a constant."""
-        self.arrays[name] = numpy_helper.from_array(np.asarray(value, np.float32), name)
+        self.arrays[name] = numpy_helper.from_array(np.asarray(value, dtype), name)
         return name
 
     def info(self, name: str, value: str, shape: Shape) -> Any:
@@ -121,11 +129,8 @@ class _Graph:
         self.nodes.append(helper.make_node("Identity", [value], [name], name))
         return self.info(name, value, shape)
 
-    def _origin(self, y: str, values: tuple[str, ...]) -> str:
-        self.origins[y] = set().union(*[self.origins.get(value, {value}) for value in values])
-        return y
-
-    def _node(self, op: str, *values: str, **attributes: Any) -> str:
+    def raw(self, op: str, *values: str, **attributes: Any) -> str:
+        """Apply an operator to values as they are."""
         name = f"{op}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, values, [name], name, **attributes))
         return name
@@ -148,10 +153,13 @@ def _write(g: _Graph, path: str, layer: Layer, params: Tree, x: Any) -> Any:
             y = _write(g, f"{path}{name}/", child, params.get(name, {}), y)
         return _sum(g, [y, x]) if kind == "residual" else y
     place = path.rstrip("/") or getattr(layer.apply, "__name__", "layer")
+    if kind == "Activation":
+        name, settings = activation_of(layer, place)
+        return _ACTIVATIONS[name](g, g.number(x), **settings)
     if kind not in _LAYERS:
-        raise TypeError(f"{place}: expected a layer of fmlp.layers, got one of another make, for which ONNX has no name")
-    if kind == "Activation" and activations.table.get(getattr(settings["f"], "__name__", "")) is not settings["f"]:
-        raise TypeError(f"{place}: expected an activation of fmlp.activations, got {settings['f']!r}")
+        raise TypeError(
+            f"{place}: expected a layer of fmlp.layers, got one of another make, for which ONNX has no name"
+        )
     return _LAYERS[kind](g, path, params, x, **settings)
 
 
@@ -161,7 +169,7 @@ def _dense(g: _Graph, path: str, params: Tree, x: str) -> str:
 
 
 def _embedding(g: _Graph, path: str, params: Tree, x: str) -> str:
-    return g._node("Gather", g.array(f"{path}w", params["w"]), g.integer(x), axis=0)
+    return g.raw("Gather", g.array(f"{path}w", params["w"]), g.integer(x, f"{path}x"), axis=0)
 
 
 def _batch_norm(g: _Graph, path: str, params: Tree, x: str, *, eps: float) -> str:
@@ -176,14 +184,9 @@ def _batch_norm(g: _Graph, path: str, params: Tree, x: str, *, eps: float) -> st
 
 def _layer_norm(g: _Graph, path: str, params: Tree, x: str, *, eps: float) -> str:
     scale, bias = (g.array(f"{path}{name}", params[name]) for name in ("scale", "bias"))
-    return g.node("LayerNormalization", x, scale, bias, axis=-1, epsilon=eps)
-
-
-def _activation(g: _Graph, path: str, params: Tree, x: str, *, f: Any, **settings: Any) -> str:
-    arguments = inspect.signature(f).bind(x, **settings)
-    arguments.apply_defaults()
-    settings = dict(list(arguments.arguments.items())[1:])
-    return _ACTIVATIONS[f.__name__](g, g.number(x), **settings)
+    x = g.number(x)
+    first = g.raw("Gather", x, g.array("first", [0], np.int64), axis=-1)  # else a large mean costs digits
+    return g.node("LayerNormalization", g.node("Sub", x, first), scale, bias, axis=-1, epsilon=eps)
 
 
 def _prelu(g: _Graph, path: str, params: Tree, x: str) -> str:
@@ -203,7 +206,6 @@ _LAYERS: dict[str | None, Callable[..., Any]] = {
     "LayerNorm": _layer_norm,
     "Dropout": lambda g, path, params, x, rate: x,
     "Flatten": lambda g, path, params, x: g.moved("Flatten", x, axis=1),
-    "Activation": _activation,
     "Prelu": _prelu,
     "fan_out": lambda g, path, params, x, n: (x,) * n,
     "fan_in_sum": lambda g, path, params, x: _sum(g, x),
@@ -226,7 +228,7 @@ def _gelu(g: _Graph, x: str, approximate: str) -> str:
 def _softplus(g: _Graph, x: str, beta: float, threshold: float) -> str:
     z = g.node("Mul", x, beta)
     y = g.node("Div", g.node("Softplus", z), beta)
-    return g.node("Where", g._node("Greater", z, g.number(threshold)), x, y)
+    return g.node("Where", g.raw("Greater", z, g.number(threshold)), x, y)
 
 
 _ACTIVATIONS: dict[str, Callable[..., str]] = {
