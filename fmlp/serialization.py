@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 
 from fmlp import tree
 from fmlp.files import KINDS, FileFormatError, read_npz, reading, shown
-from fmlp.tree import Tree
+from fmlp.tree import Array, Tree
 
 __all__ = ["load", "load_metadata", "save"]
 
@@ -42,6 +42,14 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
     """
     import json
 
+    arrays = named(params)
+    arrays[_METADATA] = np.array(json.dumps(metadata or {}))
+    with replacing(path) as file:
+        _write(file, arrays)
+
+
+def named(params: Tree) -> dict[str, Array]:
+    """Return the leaves as arrays by their paths; raises what `save` raises."""
     arrays = {}
     for name, leaf in zip(tree.paths(params), tree.leaves(params), strict=True):
         arrays[name] = np.asarray(leaf)
@@ -53,9 +61,7 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
     if _METADATA in arrays:
         raise ValueError(f"params: the key {_METADATA} is taken for the metadata")
     _nested(arrays)
-    arrays[_METADATA] = np.array(json.dumps(metadata or {}))
-    with replacing(path) as file:
-        _write(file, arrays)
+    return arrays
 
 
 @contextmanager
@@ -101,6 +107,11 @@ def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
     """
     arrays = read_npz(path)
     arrays.pop(_METADATA, None)
+    return unnamed(arrays, like, path)
+
+
+def unnamed(arrays: dict[str, Array], like: Tree, path: str | os.PathLike[str]) -> Tree:
+    """Return the tree of the arrays out of the file at `path`; raises what `load` raises."""
     with reading(path, "parameters"):
         nested = _nested(arrays)
     if like is None:
