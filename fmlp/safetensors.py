@@ -6,6 +6,9 @@ booleans; strings need the npz of `fmlp.save`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +23,8 @@ from fmlp.serialization import named, replacing, unnamed
 from fmlp.tree import Array, Tree
 
 __all__ = ["load", "load_metadata", "save"]
+
+_DTYPES = "BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64"
 
 
 def save(path: StrPath, params: Tree, *, metadata: dict[str, str] | None = None) -> None:
@@ -58,18 +63,36 @@ def load(path: StrPath, like: Tree = None) -> Tree:
     has not, such as bfloat16, or a name like ``../w``; or, naming every missing, extra or mis-shaped leaf, when it does
     not fit `like`. FileNotFoundError when there is none.
     """
-    arrays: dict[str, Array] = {}
-    with reading(path, "safetensors"), open(path, "rb"), safetensors.safe_open(path, "np") as file:
-        for name in file.keys():  # noqa: SIM118 - it is no dict
-            try:
-                arrays[name] = file.get_tensor(name)
-            except Exception as error:
-                raise TypeError(f"{shown(name)}: {error}") from error
+    with _opened(path) as file:
+        arrays = {name: _tensor(file, name) for name in file.keys()}  # noqa: SIM118 - it is no dict
     return unnamed(arrays, like, path)
 
 
 def load_metadata(path: StrPath) -> dict[str, str]:
     """Read the metadata that `save` put into the file; raises what `load` raises."""
-    with reading(path, "safetensors"), open(path, "rb"), safetensors.safe_open(path, "np") as file:
-        metadata: dict[str, str] = file.metadata() or {}
-    return metadata
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _opened(path: StrPath) -> Iterator[Any]:
+    import json
+
+    with reading(path, "safetensors"), open(path, "rb") as stream, safetensors.safe_open(path, "np") as file:
+        json.loads(stream.read(int.from_bytes(stream.read(8), "little")), object_pairs_hook=_each_once)
+        yield file
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> None:
+    """Refuse what the library lets pass: a tensor described twice, of which each reader may take another."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected every name once, got {shown(next(n for n in names if names.count(n) > 1))} again")
+
+
+def _tensor(file: Any, name: str) -> Array:
+    dtype = file.get_slice(name).get_dtype()
+    if dtype not in _DTYPES:
+        raise TypeError(f"{shown(name)}: expected one of {', '.join(_DTYPES)}, got {dtype}")
+    tensor: Array = file.get_tensor(name)
+    return tensor
