@@ -15,9 +15,9 @@ from fmlp import random, tree
 from fmlp.layers import BatchNorm, Dense, serial
 
 pytest.importorskip("safetensors")
-from safetensors.numpy import load_file, save_file  # noqa: E402 - after the question whether it is there
+from safetensors.numpy import load_file, save_file
 
-import fmlp.safetensors  # noqa: E402
+import fmlp.safetensors
 
 keys = st.sampled_from(["w", "dense_0", "..."]) | st.text("aé .\\", min_size=1).filter(lambda k: k not in (".", ".."))
 dtypes = st.sampled_from(["f2", "f4", "f8", "i1", "i8", "u2", "u8", "?", ">f4"])
