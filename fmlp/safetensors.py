@@ -45,7 +45,7 @@ def save(path: StrPath, params: Tree, *, metadata: dict[str, str] | None = None)
     for name, array in arrays.items():
         if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
             raise TypeError(f"{name}: expected numbers or booleans of at most 64 bits, got {array.dtype}")
-        arrays[name] = np.array(array, array.dtype.newbyteorder("="), order="C")
+        arrays[name] = np.array(array, order="C")  # in memory as in the file
     for key, value in (metadata or {}).items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"metadata: expected a dict from strings to strings, got {key!r}: {value!r}")
