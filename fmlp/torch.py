@@ -208,11 +208,10 @@ def _check_names(params: Tree, known: Mapping[str, Any], path: str) -> None:
 def _names(layer: Layer, path: str) -> dict[str, str]:
     """Name a layer's parameters, and how PyTorch calls them; raises TypeError for a layer that it has not."""
     kind, place = constructor_of(layer), path.rstrip("/") or getattr(layer.apply, "__name__", "layer")
-    if kind == "Activation":
-        activation_of(layer, place)
+    known = activation_of(layer, place)[0] in _ACTIVATIONS if kind == "Activation" else True
     if kind in _NAMES:
         return _NAMES[kind]
-    if kind not in ("serial", "Activation", "Dropout", "Flatten"):
+    if not known or kind not in ("serial", "Activation", "Dropout", "Flatten"):
         raise TypeError(f"{place}: torch.nn has no such layer to put into a Sequential")
     return {}
 
