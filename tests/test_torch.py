@@ -156,6 +156,20 @@ def test_nothing_is_shared():
     assert_equal(back, kept)
 
 
+def test_statistics_that_pytorch_never_computed_are_none_in_fmlp():
+    net, params = from_module(nn.Sequential(nn.BatchNorm1d(6)))
+    x = inputs((6,), random.key(0), 5)
+    with pytest.raises(ValueError, match=r"^batch_norm_0/mean: never computed; call params = fmlp.calibrate"):
+        net.apply(params, x)
+    net.apply(fmlp.calibrate(net, params, x), x)
+
+
+def test_an_activation_that_pytorch_has_not(monkeypatch):
+    monkeypatch.delitem(fmlp.torch._ACTIVATIONS, "mish")
+    with pytest.raises(TypeError, match=r"^mish_0: torch.nn has no such layer"):
+        to_module(serial(Activation(activations.mish)), {})
+
+
 def test_bfloat16_becomes_float32():
     _, params = from_module(nn.Sequential(nn.Linear(2, 3, dtype=torch.bfloat16)))
     assert params["dense_0"]["w"].dtype == np.float32
@@ -210,6 +224,9 @@ PARAMS = drawn(NET, (4,), 0).params
     ],
 )
 def test_networks_that_do_not_fit_are_named(net, params, error, message):
+    if net is Dense:
+        with pytest.raises(error, match=message):
+            from_state_dict(net, {})
     for convert in (to_module, to_state_dict):
         with pytest.raises(error, match=message):
             convert(net, params)
