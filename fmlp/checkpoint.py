@@ -54,6 +54,10 @@ class Checkpoint:
     Checkpoint('run.npz', epochs=1, seconds=60)
     """
 
+    path: Path
+    epochs: int
+    seconds: float | None
+
     def __init__(self, path: str | os.PathLike[str], epochs: int = 1, seconds: float | None = None) -> None:
         if isinstance(epochs, bool) or not isinstance(epochs, int | np.integer) or epochs < 1:
             raise ValueError(f"epochs: expected a positive integer, got {epochs!r}")
@@ -80,6 +84,15 @@ class Saver:
     Entering writes the first checkpoint, so that a file that cannot be written is found before any work; leaving
     without an error writes the last, and hands SIGTERM on to whoever was to get it.
     """
+
+    checkpoint: Checkpoint
+    settings: dict[str, Any]
+    started: float
+    written_at: float
+    terminated: bool
+    latest: Progress
+    main: bool
+    handler: Any
 
     def __init__(self, checkpoint: Checkpoint, settings: dict[str, Any], start: Progress) -> None:
         self.checkpoint, self.settings = checkpoint, settings

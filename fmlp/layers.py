@@ -540,7 +540,7 @@ def _activation_layer(name: str, f: Callable[..., Any]) -> Callable[..., Layer]:
 
 _constructors = {"".join(word.capitalize() for word in name.split("_")): f for name, f in activations.table.items()}
 globals().update({name: _activation_layer(name, f) for name, f in _constructors.items()})
-Swish = _activation_layer("Swish", activations.swish)
+Swish: Callable[..., Layer] = _activation_layer("Swish", activations.swish)
 
 if TYPE_CHECKING:
 
