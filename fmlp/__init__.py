@@ -1,6 +1,7 @@
 """Multilayer perceptrons as pure functions, in NumPy."""
 
 from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
 from typing import Any as _Any
 
 import numpy as _numpy
@@ -37,11 +38,16 @@ _numpy.empty(31 << 20, _numpy.uint8)
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> _Any:
-    """Import on first use the modules that are not needed to train."""
-    if name in ("data", "plotting"):
-        return _import_module(f"fmlp.{name}")
-    raise AttributeError(f"module 'fmlp' has no attribute {name!r}")
+if TYPE_CHECKING:
+    from fmlp import data as data
+    from fmlp import plotting as plotting
+else:
+
+    def __getattr__(name: str) -> _Any:
+        """Import on first use the modules that are not needed to train."""
+        if name in ("data", "estimators", "onnx", "plotting", "safetensors", "sklearn", "torch"):
+            return _import_module(f"fmlp.{name}")
+        raise AttributeError(f"module 'fmlp' has no attribute {name!r}")
 
 
 __all__ = [

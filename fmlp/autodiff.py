@@ -49,6 +49,8 @@ class Differentiable(Generic[P, Y]):
     __name__: str
     children: Mapping[str, Any] = MappingProxyType({})
     """For the `apply` of a combinator, its layers by name."""
+    settings: Mapping[str, Any] = MappingProxyType({})
+    """For the `apply` of a layer, what its constructor was given and its formula reads: ``{"eps": 1e-05}``."""
 
     def __init__(self, rule: Callable[P, tuple[Y, Pullback]], value: Callable[P, Y] | None = None) -> None:
         functools.update_wrapper(self, function("rule", rule, "a function that returns (value, pullback)"))

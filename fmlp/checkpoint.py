@@ -57,6 +57,10 @@ class Checkpoint:
     Checkpoint('run.npz', epochs=1, seconds=60.0)
     """
 
+    path: Path
+    epochs: int
+    seconds: float | None
+
     def __init__(self, path: str | os.PathLike[str], epochs: int = 1, seconds: float | None = None) -> None:
         self.path, self.epochs = Path(checked_path("path", path)), integer("epochs", epochs)
         self.seconds = None if seconds is None else number("seconds", seconds, "(0, inf]")
@@ -80,6 +84,15 @@ class Saver:
     Entering writes the first checkpoint, so that a file that cannot be written is found before any work; leaving
     without an error writes the last, and hands SIGTERM on to whoever was to get it.
     """
+
+    checkpoint: Checkpoint
+    settings: dict[str, Any]
+    started: float
+    written_at: float
+    terminated: bool
+    latest: Progress
+    main: bool
+    handler: Any
 
     def __init__(self, checkpoint: Checkpoint, settings: dict[str, Any], start: Progress) -> None:
         self.checkpoint, self.settings = checkpoint, settings

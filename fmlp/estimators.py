@@ -76,6 +76,12 @@ class _MLP(BaseEstimator):
 
     net_: Layer
     params_: Tree
+    n_iter_: int
+    t_: int
+    n_layers_: int
+    n_outputs_: int
+    out_activation_: str
+    loss_: float
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit to `X` (rows, features), dense or sparse, and `y` (rows,) or (rows, outputs)."""
@@ -310,6 +316,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
     array(['even', 'odd', 'odd', 'even'], dtype='<U4')
     """
 
+    classes_: Array
     _own_losses = ("log_loss",)
 
     # fmt: off

@@ -5,7 +5,8 @@ parameters, a nested dict of float32 arrays. ``apply(params, x, *, train=False, 
 takes a batch, and works in the dtype of the parameters. Whether it trains is said at the call.
 
 Every constructor returns a `Layer`; there is one for each entry of `activations`: ``leaky_relu`` is ``LeakyRelu()``.
-A layer's name is the name of its `apply`.
+A layer's name is the name of its `apply`, which also says what the layer is: `constructor_of` names its constructor,
+``apply.settings`` are what that was given, ``apply.children`` the layers that it combines.
 """
 
 from __future__ import annotations
@@ -205,6 +206,7 @@ def BatchNorm(*, eps: float = 1e-5) -> Layer:
 
         return y, pullback
 
+    batch_norm.settings = {"eps": eps}
     return Layer(init, batch_norm)
 
 
@@ -236,6 +238,7 @@ def LayerNorm(*, eps: float = 1e-5) -> Layer:
 
         return scale * z + params["bias"], pullback
 
+    layer_norm.settings = {"eps": eps}
     return Layer(init, layer_norm)
 
 
@@ -263,6 +266,7 @@ def Dropout(rate: float) -> Layer:
         mask *= 1 / keep
         return x * mask, lambda dy: ({}, dy * mask)
 
+    dropout.settings = {"rate": rate}
     return Layer(_same_shape, dropout)
 
 
@@ -291,6 +295,9 @@ def Activation(f: Callable[..., Any], **settings: Any) -> Layer:
     array([-0.5,  1. ])
     """
     rule = rule_of(f, "Activation")
+    while isinstance(f, functools.partial) and not f.args:
+        settings = f.keywords | settings
+        f = f.func
     if settings:
         _bound(getattr(f, "__name__", "Activation"), f, (), settings)
 
@@ -299,7 +306,9 @@ def Activation(f: Callable[..., Any], **settings: Any) -> Layer:
         return y, lambda dy: ({}, *pullback(dy))
 
     activation.__name__ = getattr(f, "__name__", "activation")
-    return Layer(_same_shape, Differentiable(activation))
+    apply = Differentiable(activation)
+    apply.settings = {"f": f, **settings}
+    return Layer(_same_shape, apply)
 
 
 def Prelu(num_parameters: int = 1, init: float = 0.25) -> Layer:
@@ -476,6 +485,7 @@ def fan_out(n: int) -> Layer:
     def fan_out(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
         return (x,) * n, lambda dy: ({}, _sum(dy))
 
+    fan_out.settings = {"n": n}
     return Layer(init, fan_out)
 
 
@@ -524,6 +534,7 @@ def fan_in_concat(axis: int = -1) -> Layer:
         ends = np.cumsum([branch.shape[axis] for branch in x])[:-1]
         return y, lambda dy: ({}, tuple(np.split(dy, ends, axis)))
 
+    fan_in_concat.settings = {"axis": axis}
     return Layer(init, fan_in_concat)
 
 
@@ -544,7 +555,7 @@ def _activation_layer(name: str, f: Callable[..., Any]) -> Callable[..., Layer]:
 
 _constructors = {"".join(word.capitalize() for word in name.split("_")): f for name, f in activations.table.items()}
 globals().update({name: _activation_layer(name, f) for name, f in _constructors.items()})
-Swish = _activation_layer("Swish", activations.swish)
+Swish: Callable[..., Layer] = _activation_layer("Swish", activations.swish)
 
 if TYPE_CHECKING:
 
@@ -756,6 +767,34 @@ def _named(asker: str, layers: Iterable[Layer]) -> dict[str, Layer]:
         rule_of(layer.apply, f"{asker}: the layer at position {i}")
         children[f"{getattr(layer.apply, '__name__', 'layer')}_{i}"] = layer
     return children
+
+
+def constructor_of(layer: Layer) -> str | None:
+    """Name the constructor of this module that made the layer: "Dense", "Activation", "serial"; None for others.
+
+    With `settings` and `children` of its `apply`, and the parameters, that is all there is to know about a layer.
+    """
+    f = layer.apply
+    own = isinstance(f, Differentiable) and f.__module__ == __name__
+    return f.__qualname__.split(".")[0] if own else None
+
+
+def activation_of(layer: Layer, place: str) -> tuple[str, dict[str, Any]]:
+    """Return the name in `activations.table` and all settings of the function of a layer that `Activation` made.
+
+    Raises TypeError, which names the layer's `place`, for a function of another make.
+    """
+    import inspect
+
+    settings = dict(layer.apply.settings)  # type: ignore[attr-defined]
+    f = settings.pop("f")
+    name = getattr(f, "__name__", "")
+    known = activations.table.get(name)
+    if known is None or known is not f:
+        raise TypeError(f"{place}: expected an activation of fmlp.activations, got {f!r}")
+    bound = inspect.signature(known).bind(None, **settings)
+    bound.apply_defaults()
+    return name, dict([*bound.arguments.items()][1:])
 
 
 def _combinator(

@@ -7,6 +7,8 @@ imported when it is used: it would take a tenth of the time of ``import fmlp``.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +19,7 @@ from fmlp import tree
 from fmlp.checks import given
 from fmlp.checks import path as checked_path
 from fmlp.files import KINDS, FileFormatError, read_npz, reading, shown
-from fmlp.tree import Tree
+from fmlp.tree import Array, Tree
 
 __all__ = ["load", "load_metadata", "save"]
 
@@ -49,6 +51,14 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
         text = json.dumps(metadata or {})
     except (TypeError, ValueError) as error:
         raise TypeError(f"metadata: expected a dict that JSON can hold: {error}") from None
+    arrays = named(params)
+    arrays[_METADATA] = np.array(text)
+    with replacing(path) as file:
+        _write(file, arrays)
+
+
+def named(params: Tree) -> dict[str, Array]:
+    """Return the leaves as arrays by their paths; raises what `save` raises."""
     arrays = {}
     for name, leaf in zip(tree.paths(params), tree.leaves(params), strict=True):
         arrays[name] = np.asarray(leaf)
@@ -60,12 +70,17 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
     if _METADATA in arrays:
         raise ValueError(f"params: the key {_METADATA} is taken for the metadata")
     _nested(arrays)
-    arrays[_METADATA] = np.array(text)
+    return arrays
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a file that takes the place of the one at `path` when the block ends, and never does if that raises."""
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     try:
         with draft.open("xb") as file:
-            _write(file, arrays)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
@@ -97,6 +112,11 @@ def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
     """
     arrays = read_npz(checked_path("path", path))
     arrays.pop(_METADATA, None)
+    return unnamed(arrays, like, path)
+
+
+def unnamed(arrays: dict[str, Array], like: Tree, path: str | os.PathLike[str]) -> Tree:
+    """Return the tree of the arrays out of the file at `path`; raises what `load` raises."""
     with reading(path, "parameters"):
         nested = _nested(arrays)
     if like is None:

@@ -92,6 +92,13 @@ class EarlyStopping:
     (1, True)
     """
 
+    monitor: str
+    mode: Literal["min", "max"]
+    patience: int
+    min_delta: float
+    restore_best: bool
+    start_from_epoch: int
+
     def __init__(
         self,
         monitor: str,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,12 @@ Tree = Any
 __all__ = ["Array", "Tree", "cast", "leaves", "map", "paths", "ravel", "size", "unflatten"]
 
 
+@overload
+def map(f: Callable[[Any], Any], tree: Tree, /) -> Tree: ...
+@overload
+def map(f: Callable[[Any, Any], Any], tree: Tree, other: Tree, /) -> Tree: ...
+@overload
+def map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree: ...
 def map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     """Apply `f` to the leaves of one or more trees of the same structure.
 

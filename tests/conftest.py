@@ -4,6 +4,8 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+collect_ignore = ["packaging", "typing"]  # not tests to run: the one is a command, the other is for type checkers
+
 settings.register_profile(
     "ci", deadline=None, max_examples=40, derandomize=True, suppress_health_check=list(HealthCheck)
 )

@@ -413,7 +413,7 @@ def test_a_cache_whose_recipe_fits_and_whose_arrays_do_not(tmp_path):
 
 
 FUZZED = ["load", "load_like", "load_metadata", "read_npy", "read_npz", "read_idx", "read_idx_gz", "read_csv"]
-FUZZED += ["data_load_npz", "data_load_csv", "data_load_folder"]
+FUZZED += ["data_load_npz", "data_load_csv", "data_load_folder", "safetensors", "safetensors_metadata"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="bounds memory as Linux does")
@@ -421,6 +421,8 @@ FUZZED += ["data_load_npz", "data_load_csv", "data_load_folder"]
 def test_files_damaged_at_random(name):
     from reliability import fuzz
 
+    if name.startswith("safetensors"):
+        pytest.importorskip("safetensors")
     tally = fuzz.fuzz(name, 400)
     assert tally.accepted > 20
     assert tally.refused > 100

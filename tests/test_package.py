@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import json
 import pkgutil
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -17,10 +18,16 @@ import fmlp
 
 ROOT = Path(fmlp.__file__).parent
 MODULES = sorted(module.name for module in pkgutil.iter_modules([str(ROOT)]))
-needs_sklearn = pytest.mark.skipif(
-    not importlib.util.find_spec("sklearn"), reason="fmlp.estimators needs scikit-learn: pip install 'fmlp[sklearn]'"
-)
-IMPORTABLE = [pytest.param(m, marks=needs_sklearn) if m == "estimators" else m for m in MODULES]
+NEEDS = {"estimators": "sklearn", "onnx": "onnx", "safetensors": "safetensors", "sklearn": "sklearn", "torch": "torch"}
+"""The modules that need an optional package."""
+
+
+def needs(module):
+    missing = not importlib.util.find_spec(NEEDS[module])
+    return pytest.mark.skipif(missing, reason=f"fmlp.{module} needs {NEEDS[module]}")
+
+
+IMPORTABLE = [pytest.param(m, marks=needs(m)) if m in NEEDS else m for m in MODULES]
 
 # Who may import whom: only modules of the floors below. Modules of one floor do not know each other, but for
 # optim and schedules, and fmlp.__init__ stands above all.
@@ -35,7 +42,7 @@ FLOORS = [
     {"checkpoint"},
     {"training"},
 ]
-ABOVE = {"plotting", "estimators", "distributed"}
+ABOVE = {"plotting", "distributed", *NEEDS}
 
 
 def imports(module):
@@ -73,7 +80,7 @@ def test_importing_the_package_is_light():
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60).stdout
     loaded = {name.split(".")[0] for name in json.loads(out)}
     assert "numpy" in loaded
-    assert not loaded & {"scipy", "tqdm", "matplotlib", "sklearn", "pandas", "torch", "jax", "mpi4py", "distributed"}
+    assert not loaded & {"scipy", "tqdm", "matplotlib", "pandas", "jax", "mpi4py", "distributed", *NEEDS.values()}
 
 
 @pytest.mark.parametrize("name", ["__init__", *IMPORTABLE])
@@ -88,6 +95,14 @@ def test_public_names_exist_and_are_explained(name):
             assert value.__doc__, f"{name}.{attribute} has no docstring"
             # NamedTuple and dataclass write one themselves where there is none.
             assert not value.__doc__.startswith(f"{attribute}("), f"{name}.{attribute} has no docstring"
+
+
+@pytest.mark.parametrize(("module", "package"), NEEDS.items())
+def test_a_missing_package_is_named_with_its_extra(module, package):
+    code = f"import sys; sys.modules[{package!r}] = None; import fmlp; fmlp.{module}"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert f"ModuleNotFoundError: fmlp.{module} needs" in out.stderr
+    assert re.search(r"pip install 'fmlp\[\w+\]'$", out.stderr.strip())
 
 
 def test_the_version_is_the_one_installed():

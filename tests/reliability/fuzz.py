@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import io
+import json
 import re
 import resource
 import shutil
@@ -273,6 +274,31 @@ def folder(random: Random) -> Files:
     return files
 
 
+DTYPES = {"F32": 4, "F64": 8, "F16": 2, "I64": 8, "U8": 1, "BOOL": 1}
+DTYPES_BAD = {"BF16": 2, "F8_E4M3": 1, "F4": 1, "C64": 8, "O": 8, "": 1}
+SHAPES_BAD = [[-1], [1 << 62, 0], [1 << 40, 1 << 40, 0], [1] * 65, [2.5], "2", [1 << 64], None, [True]]
+
+
+def safetensors(random: Random) -> Files:
+    """Draw a safetensors file, whose parts are hostile now and then."""
+
+    def pick(good: list[Any], bad: list[Any]) -> Any:
+        return random.choice(bad if random.random() < 0.05 else good)
+
+    entries, end = [], 0
+    for name in random.choice([["w"], ["dense_0/w", "dense_0/b"], ["a", "b", "c/d"]]):
+        dtype, shape = pick([*DTYPES], [*DTYPES_BAD]), [random.randint(0, 3) for _ in range(random.randint(0, 3))]
+        start, end = end, end + int(np.prod(shape)) * {**DTYPES, **DTYPES_BAD}[dtype]
+        offsets = pick([[start, end]], [[end, start], [0, end], [start, end + 1], [start, 1 << 63], [start], "0"])
+        entry = {"dtype": dtype, "shape": pick([shape], SHAPES_BAD), "data_offsets": offsets}
+        entries.append(f"{json.dumps(pick([name], NAMES_BAD))}: {json.dumps(pick([entry], [None, [], 1, {}]))}")
+    entries += pick([[], ['"__metadata__": {"a": "b"}']], [['"__metadata__": {"a": 1}'], [entries[0]], ["[" * 9000]])
+    header = f"{{{', '.join(entries)}}}".encode("utf-8", "surrogatepass") + b" " * random.randint(0, 9)
+    length = integer(random, 8) if random.random() < 0.03 else len(header).to_bytes(8, "little")
+    values = random.randbytes(pick([end], [0, end + 1, 4096]))
+    return {"m.safetensors": sometimes(random, 0.3, damaged, length + header + values)}
+
+
 class Reader(NamedTuple):
     draw: Callable[[Random], Files]
     read: Callable[[Path, Files], Any]
@@ -294,6 +320,8 @@ READERS = {
     "data_load_npz": Reader(data_npz, only(data.load)),
     "data_load_csv": Reader(table, only(data.load)),
     "data_load_folder": Reader(folder, lambda path, files: data.load(path)),
+    "safetensors": Reader(safetensors, only(lambda path: fmlp.safetensors.load(path))),
+    "safetensors_metadata": Reader(safetensors, only(lambda path: fmlp.safetensors.load_metadata(path))),
 }
 
 # --- What every read is held to.

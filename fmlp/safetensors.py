@@ -1,0 +1,98 @@
+"""Parameters in a safetensors file, one tensor for each leaf, named by its path (``pip install 'fmlp[safetensors]'``).
+
+What reads safetensors can read the file: ``safetensors.torch.load_file(path)["dense_0/w"]``. It holds numbers and
+booleans; strings need the npz of `fmlp.save`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+try:
+    import safetensors
+except ModuleNotFoundError:
+    raise ModuleNotFoundError("fmlp.safetensors needs safetensors: pip install 'fmlp[safetensors]'") from None
+import safetensors.numpy
+
+from fmlp.files import StrPath, reading, shown
+from fmlp.serialization import named, replacing, unnamed
+from fmlp.tree import Array, Tree
+
+__all__ = ["load", "load_metadata", "save"]
+
+_DTYPES = "BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64"
+
+
+def save(path: StrPath, params: Tree, *, metadata: dict[str, str] | None = None) -> None:
+    """Write a tree of arrays to a safetensors file, atomically: the old file stays until the new one is complete.
+
+    `metadata`, a dict from strings to strings, travels in the file; `load_metadata` reads it.
+
+    Raises ValueError or TypeError as `fmlp.save` does, and TypeError for leaves or metadata that the format has not.
+
+    >>> import os, tempfile
+    >>> file = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+    >>> save(file, {"dense_0": {"w": np.ones((2, 1))}}, metadata={"classes": "0-9"})
+    >>> load(file), load_metadata(file)
+    ({'dense_0': {'w': array([[1.],
+           [1.]])}}, {'classes': '0-9'})
+    """
+    arrays = named(params)
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+            raise TypeError(f"{name}: expected numbers or booleans of at most 64 bits, got {array.dtype}")
+        arrays[name] = np.array(array, order="C")  # in memory as in the file
+    for key, value in (metadata or {}).items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"metadata: expected a dict from strings to strings, got {key!r}: {value!r}")
+    contents = safetensors.numpy.save(arrays, metadata or None)
+    with replacing(path) as file:
+        file.write(contents)
+
+
+def load(path: StrPath, like: Tree = None) -> Tree:
+    """Read a tree of arrays from a safetensors file.
+
+    With `like`, the result has its structure, and every leaf its shape and dtype; without, it is nested dicts by path.
+
+    Raises FileFormatError, a ValueError, when the file is no safetensors file, is damaged or holds a dtype that NumPy
+    has not, such as bfloat16, or a name like ``../w``; or, naming every missing, extra or mis-shaped leaf, when it does
+    not fit `like`. FileNotFoundError when there is none.
+    """
+    with _opened(path) as file:
+        arrays = {name: _tensor(file, name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    return unnamed(arrays, like, path)
+
+
+def load_metadata(path: StrPath) -> dict[str, str]:
+    """Read the metadata that `save` put into the file; raises what `load` raises."""
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _opened(path: StrPath) -> Iterator[Any]:
+    import json
+
+    with reading(path, "safetensors"), open(path, "rb") as stream, safetensors.safe_open(path, "np") as file:
+        json.loads(stream.read(int.from_bytes(stream.read(8), "little")), object_pairs_hook=_each_once)
+        yield file
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> None:
+    """Refuse what the library lets pass: a tensor described twice, of which each reader may take another."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected every name once, got {shown(next(n for n in names if names.count(n) > 1))} again")
+
+
+def _tensor(file: Any, name: str) -> Array:
+    dtype = file.get_slice(name).get_dtype()
+    if dtype not in _DTYPES:
+        raise TypeError(f"{shown(name)}: expected one of {', '.join(_DTYPES)}, got {dtype}")
+    tensor: Array = file.get_tensor(name)
+    return tensor

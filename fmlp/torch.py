@@ -1,0 +1,323 @@
+"""Networks from PyTorch and back (``pip install 'fmlp[torch]'``).
+
+A `torch.nn.Sequential` and a `serial` hold the same layers in the same places, and a state dict the same numbers as the
+parameters, under other names: ``0.weight`` (out, in) is ``dense_0/w`` (in, out). What both have: Linear, Embedding,
+BatchNorm1d, LayerNorm over the last axis, Dropout, Flatten, PReLU, every activation with its settings, and Sequential
+in Sequential. Inputs are (batch, features): with more axes, PyTorch's BatchNorm1d and PReLU take the second for the
+features, fmlp the last.
+
+BatchNorm's ``running_mean`` and ``running_var`` are fmlp's `mean` and `var`, ``num_batches_tracked`` is the `count`: it
+tells how much the statistics were computed from, and 0 that they never were.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+try:
+    import torch
+except ModuleNotFoundError:
+    raise ModuleNotFoundError("fmlp.torch needs PyTorch: pip install 'fmlp[torch]'") from None
+from torch import nn
+
+from fmlp import activations, layers, random
+from fmlp.layers import Layer, activation_of, constructor_of
+from fmlp.tree import Array, Tree
+
+__all__ = ["from_module", "from_state_dict", "to_module", "to_state_dict"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "identity": nn.Identity,
+    "tanh": nn.Tanh,
+    "tanhshrink": nn.Tanhshrink,
+    "hardtanh": nn.Hardtanh,
+    "sigmoid": nn.Sigmoid,
+    "log_sigmoid": nn.LogSigmoid,
+    "hardsigmoid": nn.Hardsigmoid,
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "celu": nn.CELU,
+    "selu": nn.SELU,
+    "gelu": nn.GELU,
+    "mish": nn.Mish,
+    "silu": nn.SiLU,
+    "hardswish": nn.Hardswish,
+    "softplus": nn.Softplus,
+    "softsign": nn.Softsign,
+    "softshrink": nn.Softshrink,
+    "hardshrink": nn.Hardshrink,
+    "threshold": nn.Threshold,
+    "softmax": nn.Softmax,
+    "log_softmax": nn.LogSoftmax,
+}
+
+_KINDS: set[Any] = {
+    nn.Sequential,
+    nn.Linear,
+    nn.Embedding,
+    nn.BatchNorm1d,
+    nn.LayerNorm,
+    nn.Dropout,
+    nn.Flatten,
+    nn.PReLU,
+}
+_KINDS |= set(_ACTIVATIONS.values())
+
+# Of each layer with parameters, by its constructor: PyTorch's names for them.
+_NAMES = {
+    "Dense": {"w": "weight", "b": "bias"},
+    "Embedding": {"w": "weight"},
+    "BatchNorm": {
+        "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var", "count": "num_batches_tracked"
+    },
+    "LayerNorm": {"scale": "weight", "bias": "bias"},
+    "Prelu": {"slope": "weight"},
+}  # fmt: skip
+
+
+def from_module(module: nn.Module) -> tuple[Layer, Tree]:
+    """Make a network and its parameters of a `torch.nn.Sequential`, or of one of the layers it may hold.
+
+    At inference it computes what the module does in eval mode. The arrays are copies, in the module's dtype (bfloat16,
+    which NumPy has not, becomes float32). Raises TypeError, naming the module and its place, for one that fmlp has not,
+    ValueError for a setting that fmlp has not.
+
+    >>> net, params = from_module(nn.Sequential(nn.Linear(4, 8), nn.ELU(), nn.Dropout(0.2), nn.Linear(8, 1)))
+    >>> list(params), params["dense_0"]["w"].shape
+    (['dense_0', 'dense_3'], (4, 8))
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
+    net = _layer(module, "")
+    return net, from_state_dict(net, _whole_state(module))
+
+
+def to_module(net: Layer, params: Tree) -> nn.Module:
+    """Make a module of a network and its parameters: of a `serial` a `torch.nn.Sequential`.
+
+    It is in eval mode, in which it computes what ``net.apply(params, x)`` does; its tensors are copies, in the dtype of
+    the parameters. Raises TypeError, naming the layer and its place, for one that `torch.nn` has not, and ValueError,
+    naming the leaf, when the parameters do not fit the network.
+
+    >>> from fmlp import random
+    >>> from fmlp.layers import Dense, Elu, serial
+    >>> net = serial(Dense(8), Elu(), Dense(1))
+    >>> to_module(net, net.init(random.key(0), (4,))[1])
+    Sequential(
+      (0): Linear(in_features=4, out_features=8, bias=True)
+      (1): ELU(alpha=1.0)
+      (2): Linear(in_features=8, out_features=1, bias=True)
+    )
+    """
+    state = to_state_dict(net, params)
+    module = _module(net, state, "")
+    module.load_state_dict(state, assign=True)
+    return module.eval()
+
+
+def from_state_dict(net: Layer, state: Mapping[str, Any]) -> Tree:
+    """Return the parameters of `net` out of the state dict of a Sequential of the same layers.
+
+    The arrays are copies. Raises ValueError, naming the entry, when one is missing, left over or of a shape that does
+    not fit, and TypeError, naming the layer, for one that `torch.nn` has not.
+
+    >>> from fmlp.layers import Dense
+    >>> from_state_dict(Dense(1), {"weight": torch.ones(1, 2), "bias": torch.zeros(1)})
+    {'w': array([[1.],
+           [1.]], dtype=float32), 'b': array([0.], dtype=float32)}
+    """
+    _check_layer(net)
+    rest = dict(state)
+    params = _params(net, rest, "", "")
+    if rest:
+        raise ValueError(f"{next(iter(rest))}: in the state dict, not expected")
+    return params
+
+
+def to_state_dict(net: Layer, params: Tree) -> dict[str, torch.Tensor]:
+    """Return the state dict of a Sequential of the same layers, with copies of the parameters.
+
+    Raises what `to_module` raises.
+
+    >>> from fmlp.layers import Dense
+    >>> to_state_dict(Dense(1, bias=False), {"w": np.ones((2, 1))})
+    {'weight': tensor([[1., 1.]], dtype=torch.float64)}
+    """
+    _check_layer(net)
+    return dict(_state(net, params, "", ""))
+
+
+# -------------------------------------------------------------------------------------- parameters
+
+
+def _params(layer: Layer, state: dict[str, Any], prefix: str, path: str) -> Tree:
+    """Take the parameters of a layer out of `state`."""
+    if constructor_of(layer) == "serial":
+        children = {
+            name: _params(child, state, f"{prefix}{i}.", f"{path}{name}/")
+            for i, (name, child) in enumerate(_children(layer).items())
+        }
+        return {name: params for name, params in children.items() if params}
+    names = _names(layer, path)
+    found = {ours: _array(layer, state[prefix + theirs]) for ours, theirs in names.items() if prefix + theirs in state}
+    params = {}
+    for ours, expected in _like(layer, names, found).items():
+        entry = prefix + names[ours]
+        if ours not in found:
+            raise ValueError(f"{entry}: missing from the state dict, needed for {path}{ours}")
+        if found[ours].shape != expected.shape:
+            raise ValueError(f"{entry}: expected shape {expected.shape} for {path}{ours}, got {found[ours].shape}")
+        params[ours] = np.array(found[ours], found["mean"].dtype if ours == "count" else None, order="C")
+        del state[entry]
+    return params
+
+
+def _state(layer: Layer, params: Tree, prefix: str, path: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the entries of the state dict."""
+    if not isinstance(params, dict):
+        raise TypeError(f"{path or 'params'}: expected a dict, got {type(params).__name__}")
+    if constructor_of(layer) == "serial":
+        _check_names(params, _children(layer), path)
+        for i, (name, child) in enumerate(_children(layer).items()):
+            yield from _state(child, params.get(name, {}), f"{prefix}{i}.", f"{path}{name}/")
+        return
+    names = _names(layer, path)
+    like = _like(layer, names, params)
+    _check_names(params, like, path)
+    for ours, expected in like.items():
+        if ours not in params:
+            raise ValueError(f"{path}{ours}: missing from the parameters")
+        array = np.asarray(params[ours], np.int64 if ours == "count" else None)
+        if array.shape != expected.shape:
+            raise ValueError(f"{path}{ours}: expected shape {expected.shape}, got {array.shape}")
+        array = array.T if constructor_of(layer) == "Dense" else array
+        yield prefix + names[ours], torch.from_numpy(np.array(array, order="C"))
+
+
+def _check_layer(net: Layer) -> None:
+    if not isinstance(net, Layer):
+        raise TypeError(f"net: expected a layer, got {getattr(net, '__name__', repr(net))}")
+
+
+def _check_names(params: Tree, known: Mapping[str, Any], path: str) -> None:
+    if unknown := params.keys() - known.keys():
+        raise ValueError(f"{path}{sorted(unknown)[0]}: not expected, the network has no such parameters")
+
+
+def _names(layer: Layer, path: str) -> dict[str, str]:
+    """Name a layer's parameters, and how PyTorch calls them; raises TypeError for a layer that it has not."""
+    kind, place = constructor_of(layer), path.rstrip("/") or getattr(layer.apply, "__name__", "layer")
+    known = activation_of(layer, place)[0] in _ACTIVATIONS if kind == "Activation" else True
+    if kind in _NAMES:
+        return _NAMES[kind]
+    if not known or kind not in ("serial", "Activation", "Dropout", "Flatten"):
+        raise TypeError(f"{place}: torch.nn has no such layer to put into a Sequential")
+    return {}
+
+
+def _like(layer: Layer, names: dict[str, str], params: Tree) -> dict[str, Array]:
+    """Return parameters of the right shapes, as `init` makes them for the width that `params` are for."""
+    width = next((np.shape(params[name])[0] for name in names if np.ndim(params.get(name, 0))), 1)
+    like: dict[str, Array] = layer.init(random.key(0), (width,))[1]
+    return like
+
+
+def _array(layer: Layer, tensor: Any) -> Array:
+    """Return a parameter as an array, for Dense's `w` transposed; it may share the tensor's memory."""
+    tensor = torch.as_tensor(tensor).detach().cpu()
+    array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array.T if constructor_of(layer) == "Dense" else array
+
+
+def _children(layer: Layer) -> dict[str, Layer]:
+    children: dict[str, Layer] = layer.apply.children  # type: ignore[attr-defined]
+    return children
+
+
+# ------------------------------------------------------------------------------------------ layers
+
+
+def _layer(module: nn.Module, place: str) -> Layer:
+    """Make the layer of a module. A subclass is what it derives from, unless it has a `forward` of its own."""
+    kind: Any = next((kind for kind in type(module).__mro__ if kind in _KINDS), None)
+    if kind is None or type(module).forward is not kind.forward:
+        raise TypeError(f"{place.rstrip('.') or 'module'}: fmlp has no layer that is a {type(module).__name__}")
+    for name, activation in _ACTIVATIONS.items():
+        if kind is activation:
+            f = activations.table[name]
+            settings = {s: getattr(module, "dim" if s == "axis" else s) for s in [*inspect.signature(f).parameters][1:]}
+            _require(settings.get("axis", 0) is not None, place, "dim: expected a number, got None")
+            return layers.Activation(f, **settings)
+    match module:
+        case nn.Sequential():
+            return layers.serial(*[_layer(child, f"{place}{i}.") for i, child in enumerate(module)])
+        case nn.Linear():
+            return layers.Dense(module.out_features, bias=module.bias is not None)
+        case nn.Embedding():
+            _require(module.max_norm is None, place, f"max_norm: expected None, got {module.max_norm}")
+            return layers.Embedding(module.num_embeddings, module.embedding_dim)
+        case nn.BatchNorm1d():
+            _require(module.track_running_stats, place, "track_running_stats: expected True, got False")
+            return layers.BatchNorm(eps=module.eps)
+        case nn.LayerNorm():
+            shape = module.normalized_shape
+            _require(len(shape) == 1, place, f"normalized_shape: expected one axis, the last, got {shape}")
+            return layers.LayerNorm(eps=module.eps)
+        case nn.Dropout():
+            _require(module.p < 1, place, f"p: expected a number in [0, 1), got {module.p}")
+            return layers.Dropout(module.p)
+        case nn.Flatten():
+            dims = module.start_dim, module.end_dim
+            _require(dims == (1, -1), place, f"start_dim, end_dim: expected 1 and -1, got {dims}")
+            return layers.Flatten()
+        case nn.PReLU():
+            return layers.Prelu(module.num_parameters)
+        case _:
+            raise AssertionError(kind)
+
+
+def _whole_state(module: nn.Module, prefix: str = "") -> dict[str, Any]:
+    """Return the module's state by position, with the ones and zeros that stand for what it has switched off."""
+    if isinstance(module, nn.Sequential):  # its own state dict goes by names, which need not be numbers
+        return {k: v for i, child in enumerate(module) for k, v in _whole_state(child, f"{prefix}{i}.").items()}
+    state = dict(module.state_dict())
+    if isinstance(module, nn.BatchNorm1d | nn.LayerNorm):
+        n = module.num_features if isinstance(module, nn.BatchNorm1d) else module.normalized_shape[0]
+        state = {"weight": torch.ones(n), "bias": torch.zeros(n), **state}
+    return {prefix + name: value for name, value in state.items()}
+
+
+def _module(layer: Layer, state: Mapping[str, torch.Tensor], prefix: str) -> nn.Module:
+    """Make the module of a layer, whose shapes are those in `state`."""
+    kind, settings = constructor_of(layer), layer.apply.settings  # type: ignore[attr-defined]
+    weight = state.get(f"{prefix}weight", torch.empty(0))
+    match kind:
+        case "serial":
+            return nn.Sequential(*[_module(c, state, f"{prefix}{i}.") for i, c in enumerate(_children(layer).values())])
+        case "Dense":
+            return nn.Linear(weight.shape[1], weight.shape[0], bias=f"{prefix}bias" in state)
+        case "Embedding":
+            return nn.Embedding(weight.shape[0], weight.shape[1])
+        case "BatchNorm":
+            return nn.BatchNorm1d(len(weight), eps=settings["eps"])
+        case "LayerNorm":
+            return nn.LayerNorm(len(weight), eps=settings["eps"])
+        case "Dropout":
+            return nn.Dropout(settings["rate"])
+        case "Flatten":
+            return nn.Flatten()
+        case "Prelu":
+            return nn.PReLU(len(weight))
+    name, arguments = activation_of(layer, prefix)
+    return _ACTIVATIONS[name](**{"dim" if s == "axis" else s: value for s, value in arguments.items()})
+
+
+def _require(condition: bool, place: str, message: str) -> None:
+    if not condition:
+        raise ValueError(f"{place}{message}")
