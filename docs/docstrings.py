@@ -17,7 +17,7 @@ def fenced(text: str) -> str:
 
 
 class Docstrings(griffe.Extension):
-    """Read docstrings as Markdown, and leave out what a rule returns: (value, pullback) is not what its function does."""
+    """Read docstrings as Markdown, and leave out the result of a rule: its function returns the value alone."""
 
     def on_module(self, *, mod: griffe.Module, **kwargs: Any) -> None:
         """Tell which names are public where only running the module does."""

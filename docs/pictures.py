@@ -165,7 +165,7 @@ def draw_activations() -> None:
         cards.append(card(f"{name}.svg", f"{name} and its derivative", text))
     page(
         "activations",
-        "# Activations\n\nEvery entry of `fmlp.activations.table`, with the settings that are its defaults: the function f (blue) "
+        "# Activations\n\nEvery entry of `fmlp.activations.table`, with its default settings: the function f (blue) "
         "and the derivative f′ (orange, dashed) that its vjp gives. How to use one of your own: "
         "[a layer of your own](../howto/custom_layer.md).",
         cards,
@@ -211,13 +211,11 @@ def draw_schedules() -> None:
         tidy(ax)
         ax.set_ylim(0, 0.108)
         save(figure, f"{name}.svg")
-        cards.append(
-            card(f"{name}.svg", f"{name}, against the count", f"`{code}`<br>{text[0].upper()}{text[1:]}.")
-        )
+        cards.append(card(f"{name}.svg", f"{name}, against the count", f"`{code}`<br>{text[0].upper()}{text[1:]}."))
     page(
         "schedules",
-        "# Schedules\n\nThe learning rate against the count, for every function of [`fmlp.schedules`](../api/schedules.md). An "
-        "optimizer counts its steps; `per_epoch` makes a schedule of epochs one of steps.",
+        "# Schedules\n\nThe learning rate against the count, for every function of "
+        "[`fmlp.schedules`](../api/schedules.md). An optimizer counts its steps; `per_epoch` makes a schedule of epochs one of steps.",
         cards,
     )
 
@@ -258,8 +256,11 @@ def valley(params):
     return (1 - x) ** 2 + 20 * (y - x * x) ** 2, pullback
 
 
+VALLEY = np.array([[-1.7, -0.6], [1.5, 2.1]])  # the corners of the picture
+
+
 def down_the_valley(optimizer: optim.Optimizer, steps: int = 150) -> tuple[float, Any]:
-    """Walk from (-1, 1.6), and return the mean of the logarithm of the height, and the way."""
+    """Walk from (-1, 1.6), and return the mean of log height, infinite outside the picture, and the way."""
     params = {"x": np.float64(-1.0), "y": np.float64(1.6)}
     state = optimizer.init(params)
     way = [(params["x"], params["y"])]
@@ -269,6 +270,8 @@ def down_the_valley(optimizer: optim.Optimizer, steps: int = 150) -> tuple[float
             params = optim.apply_updates(params, updates)
             way.append((float(params["x"]), float(params["y"])))
     way = np.array(way)
+    if (way < VALLEY[0]).any() or (way > VALLEY[1]).any():
+        return inf, way
     return float(np.mean(np.log([valley({"x": x, "y": y}) + 1e-12 for x, y in way]))), way
 
 
@@ -287,17 +290,17 @@ def on_digits(optimizer: optim.Optimizer) -> tuple[float, Any]:
 def draw_optimizers() -> None:
     """Draw the race down the valley and the one on the digits."""
     figure, ax = panel(5.6, 3.2)
-    x, y = np.meshgrid(np.linspace(-1.7, 1.5, 300), np.linspace(-0.6, 2.1, 200))
+    x, y = np.meshgrid(*np.linspace(*VALLEY, 300).T)
     levels = np.geomspace(0.05, 400, 12)
     ax.contour(x, y, valley({"x": x, "y": y}), levels, colors=GREY, alpha=0.45, linewidths=0.6)
     for color, (name, make) in zip(COLORS, OPTIMIZERS.items(), strict=False):
         lr, way = best_rate(lambda lr, make=make: down_the_valley(make(lr)))
         ax.plot(*way.T, color=color, linewidth=1.2, marker=".", markersize=2.5, label=f"{name}, {lr:g}")
     ax.plot(1, 1, marker="*", color=GREY, markersize=11)
-    ax.set(xlim=(-1.7, 1.5), ylim=(-0.6, 2.1))
+    ax.set(xlim=VALLEY[:, 0], ylim=VALLEY[:, 1])
     tidy(ax)
     ax.grid(visible=False)
-    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), title="and learning rate")
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), title="optimizer, learning rate")
     save(figure, "valley.png")
 
     figure, ax = panel(5.6, 3.2)
@@ -305,7 +308,7 @@ def draw_optimizers() -> None:
         lr, curve = best_rate(lambda lr, make=make: on_digits(make(lr)))
         ax.semilogy(range(1, len(curve) + 1), curve, color=color, linewidth=1.4, label=f"{name}, {lr:g}")
     tidy(ax, xlabel="epoch")
-    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), title="and learning rate")
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), title="optimizer, learning rate")
     save(figure, "digits.svg")
 
 
