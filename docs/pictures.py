@@ -215,8 +215,8 @@ def draw_schedules() -> None:
     page(
         "schedules",
         "# Schedules\n\nThe learning rate against the count, for every function of "
-        "[`fmlp.schedules`](../api/schedules.md). An optimizer counts its steps; `per_epoch` makes a schedule of epochs "
-        "one of steps.",
+        "[`fmlp.schedules`](../api/schedules.md). An optimizer counts its steps; `per_epoch` makes a schedule of "
+        "epochs one of steps.",
         cards,
     )
 
