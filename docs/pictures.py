@@ -178,7 +178,7 @@ SCHEDULES = {
     "step_lr(0.1, step_size=25, gamma=0.5)": "multiplied every so many counts",
     "multi_step_lr(0.1, milestones=[30, 80], gamma=0.3)": "multiplied at the counts named",
     "exponential_lr(0.1, gamma=0.97)": "multiplied at every count",
-    "cosine_lr(0.1, T_max=100)": "half a cosine",
+    "cosine_lr(0.1, T_max=100)": "half a cosine; beyond it, up again",
     "linear(0.1, start_factor=1.0, end_factor=0.1, total_iters=80)": "a straight line, then level",
     "polynomial(0.1, total_iters=100, power=2.0)": "down to 0 along a power",
     "one_cycle_lr(0.1, total_steps=100)": "up, then far down: the 1cycle policy",
