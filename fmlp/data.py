@@ -186,7 +186,10 @@ def read_csv(path: StrPath, label: str | int | None = None) -> tuple[Array, Arra
             if not all(map(_is_number, row)):
                 bad = next(i for i, cell in enumerate(row) if not _is_number(cell))
                 place = f"line {reader.line_num}, column {bad + 1}" + (f" ({shown(header[bad])})" if header else "")
-                raise FileFormatError(f"{path}: {place}: expected a finite number, got '{shown(row[bad])}'")
+                raise FileFormatError(
+                    f"{path}: {place}: expected a finite number, got '{shown(row[bad])}'; text and missing values must "
+                    "be made numbers first, as with pandas.get_dummies and fillna"
+                )
             values.extend(map(float, row))
             whole = whole and row[column].strip().lstrip("+-").isdigit()
         if not values:

@@ -388,11 +388,11 @@ def serial(*layers: Layer) -> Layer:
 
         def chain_rule(dy: Any) -> Iterator[Any]:
             grads = {}
-            cotangents = iter([dy])
+            cotangents, above = iter([dy]), "serial"
             first = next((i for i, name in enumerate(children) if name in params), len(children))
             for name, pullback in reversed([*zip(children, pullbacks, strict=True)][first:]):
-                cotangents = iter(pullback(next(cotangents)))
-                grads[name] = next(cotangents)
+                cotangents, above = iter(pullback(_next(cotangents, above))), name
+                grads[name] = _next(cotangents, name)
             yield {name: grads[name] for name in params}
             for pullback in reversed(pullbacks[:first]):  # only for those who ask for the derivative with respect to x
                 cotangents = iter(pullback(next(cotangents)))
@@ -809,6 +809,12 @@ def _keys(key: Key | None, train: Any, n: int) -> Iterable[Key | None]:
     if not train or key is None:
         return [None] * n
     return random.split(key, n)
+
+
+def _next(cotangents: Iterator[Any], name: str) -> Any:
+    for cotangent in cotangents:
+        return cotangent
+    raise TypeError(f"{name}: expected its pullback to give two cotangents, of the parameters and of x; got fewer")
 
 
 def _with_leaves(params: dict[str, Tree]) -> dict[str, Tree]:

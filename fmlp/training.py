@@ -64,7 +64,10 @@ class FitResult(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """What a callback gets after each epoch, and may return with fields replaced."""
+    """What a callback gets after each epoch, and may return with fields replaced.
+
+    `epoch` is counted from 0, `history` is that of `FitResult` so far, and `stop` ends the training.
+    """
 
     epoch: int
     params: Tree

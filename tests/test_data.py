@@ -312,6 +312,7 @@ class TestCsv:
             (b"1\n2\n", None, "at least two columns"),
             (b"1;2\n3;4\n", None, "at least two columns"),
             (b"a,b\n", None, "expected rows of numbers, got none"),
+            (b"a,b\n1,2\nx,3\n", None, "got 'x'; text and missing values must be made numbers"),
             (b"1,2\n", "b", "column named 'b', got no header"),
             (b"a,b\n1,2\n", "c", "column named 'c', got a, b"),
             (b"a,a\n1,2\n", "a", "one column named 'a'"),

@@ -249,6 +249,18 @@ def test_serial_is_associative(data):
         )
 
 
+def test_a_pullback_that_gives_too_little_is_named():
+    @fmlp.differentiable
+    def lazy(params, x, *, train=False, key=None):
+        return x, lambda dy: ({},)
+
+    net = serial(Dense(2), Layer(lambda key, shape: (shape, {}), lazy), Dense(1))
+    _, params = net.init(KEY, (3,))
+    _, pullback = vjp(net.apply, params, X)
+    with pytest.raises(TypeError, match="lazy_1: expected its pullback to give two cotangents"):
+        pullback(np.ones((2, 1)))
+
+
 def test_an_empty_serial_is_the_identity():
     assert serial().init(KEY, (3,)) == ((3,), {})
     y, pullback = vjp(serial().apply, {}, X)
