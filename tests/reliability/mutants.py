@@ -13,16 +13,20 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib.util
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,6 +50,13 @@ TESTS = {
     "summary": ["summary"],
 }
 """The test files that should notice an edit of a module, the likeliest first."""
+
+PYTEST = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+PRELOADED = ["hypothesis", "scipy.stats", "sklearn.neural_network", "torch"]
+"""What the tests import; loaded once, before the processes that run them are forked."""
+
+TIMEOUT = 600
+"""After so many seconds a test that does not come back has noticed an edit."""
 
 # ---------------------------------------------------------------------------------------- the tables
 
@@ -907,36 +918,56 @@ def select(names: Sequence[str]) -> list[Mutant]:
     return [m for m in MUTANTS if not names or {m.module, f"{m.module}.{m.function}"} & {*names}]
 
 
-def outcome(tests: Sequence[str], mutant: Mutant | None = None, timeout: float = 600) -> tuple[str, str]:
-    """Run test files on a copy of the tree with the edit made: "caught", "survived" or "error", and the output."""
-    with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder)
-        shutil.copy(ROOT / "pyproject.toml", tree)
-        for name in ("fmlp", "tests", "data"):
-            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "cache"))
-        if mutant:
-            (tree / "fmlp" / f"{mutant.module}.py").write_text(mutant.source(), encoding="utf-8")
-        settings = {"PYTHONPATH": folder, "HYPOTHESIS_PROFILE": "mutants", "OPENBLAS_NUM_THREADS": "1"}
-        command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-        files = [f"tests/test_{name}.py" for name in tests]
-        with (tree / "out.txt").open("w+b") as out:
-            child = subprocess.Popen([*command, *files], cwd=tree, env=os.environ | settings, stdout=out, stderr=out)
-            try:
-                status = child.wait(timeout)
-            except subprocess.TimeoutExpired:  # an endless loop does not go unnoticed
-                child.kill()
-                status = child.wait()
-            out.seek(0)
-            output = out.read().decode(errors="replace")
-    # 1 is a failed test, below 0 a signal, such as that of a crash; above it is a test run that was none.
-    return "survived" if status == 0 else "caught" if status <= 1 else "error", output
-
-
 def run(mutants: Sequence[Mutant], jobs: int) -> Iterator[tuple[Mutant, str, str]]:
-    """Yield each mutant with what became of it and the output, in the mutants' order."""
-    with ThreadPoolExecutor(jobs) as pool:
-        done = pool.map(lambda mutant: outcome(TESTS[mutant.module], mutant), mutants)
-        yield from ((mutant, *result) for mutant, result in zip(mutants, done, strict=True))
+    """Yield each mutant with what became of it, "caught", "survived" or "error", and the output of its tests."""
+    waiting, running = [*mutants], dict[int, tuple[Mutant, tempfile.TemporaryDirectory[str]]]()
+    while waiting or running:
+        if waiting and len(running) < jobs:
+            mutant, folder = waiting.pop(0), tempfile.TemporaryDirectory()
+            running[start(Path(folder.name), TESTS[mutant.module], mutant)] = mutant, folder
+            continue
+        pid, status = os.wait()
+        mutant, folder = running.pop(pid)
+        with folder:
+            output = (Path(folder.name) / "out.txt").read_text(errors="replace")
+        yield mutant, became(status), output
+
+
+def became(status: int) -> str:
+    """Tell the status of a process; one that was killed by a signal crashed, or took too long."""
+    code = os.waitstatus_to_exitcode(status)
+    return "survived" if code == 0 else "caught" if code <= 1 else "error"
+
+
+def start(folder: Path, tests: Sequence[str], mutant: Mutant | None = None) -> int:
+    """Run test files on a copy of the tree with the edit made, in a process that is forked; return its id."""
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    stale = f"{mutant.module}.*.pyc" if mutant else ""
+    for name in ("fmlp", "tests", "data"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("cache", stale))
+    if mutant:
+        (folder / "fmlp" / f"{mutant.module}.py").write_text(mutant.source(), encoding="utf-8")
+    sys.stdout.flush()
+    if pid := os.fork():
+        return pid
+    status = 2
+    try:
+        os.chdir(folder)
+        out = os.open("out.txt", os.O_WRONLY | os.O_CREAT)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        os.environ["PYTHONPATH"] = str(folder)
+        sys.path.insert(0, str(folder))
+        assert Path(importlib.util.find_spec("fmlp").origin).is_relative_to(folder)
+        signal.alarm(TIMEOUT)
+        for name in tests:
+            if status := int(pytest.main([*PYTEST, f"tests/test_{name}.py"])):
+                break
+        sys.stdout.flush()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
 def main() -> int:
@@ -944,24 +975,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="a module, or module.function")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--unchecked", action="store_true", help="do not first see the tests pass without an edit")
     options = parser.parse_args()
     mutants = select(options.only)
     for mutant in mutants:
         mutant.source()
+    os.environ |= {"HYPOTHESIS_PROFILE": "mutants", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    for name in PRELOADED:
+        with suppress(ImportError):
+            importlib.import_module(name)
 
     started = time.monotonic()
     modules = list(dict.fromkeys(mutant.module for mutant in mutants))
     files = list(dict.fromkeys(name for module in modules for name in TESTS[module]))
-    became, output = outcome(files)
-    if became != "survived":  # nothing would be proved
-        print(output, "the tests fail without any edit", sep="\n")
-        return 1
+    if not options.unchecked:
+        with tempfile.TemporaryDirectory() as folder:
+            _, status = os.waitpid(start(Path(folder), files), 0)
+            if status:  # then nothing would be proved
+                print(
+                    (Path(folder) / "out.txt").read_text(errors="replace"), "The tests fail without any edit.", sep="\n"
+                )
+                return 1
     counts = {module: {"caught": 0, "survived": 0, "error": 0} for module in modules}
-    for mutant, became, output in run(mutants, options.jobs):
-        counts[mutant.module][became] += 1
-        print(f"{became:9}{mutant}", flush=True)
-        if became == "error":
-            print(output)
+    for mutant, outcome, output in run(mutants, options.jobs):
+        counts[mutant.module][outcome] += 1
+        print(f"{outcome:9}{mutant}", flush=True)
+        if outcome == "error":
+            print(output[-2000:])
 
     print(f"\n| module | mutants | caught |\n|{'-' * 12}|---:|---:|")
     for module, count in counts.items():
