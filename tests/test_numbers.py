@@ -413,7 +413,7 @@ def test_a_huge_gradient_leaves_the_steps_of_all_other_numbers_as_they_are(make,
         np.testing.assert_array_equal(updates[1:], expected[1:])
 
 
-@pytest.mark.parametrize("name", SQUARES)
+@pytest.mark.parametrize("name", SQUARES | {"lion"})
 @pytest.mark.parametrize("bad", [inf, np.nan])
 def test_what_is_not_finite_stays_so_beside_what_overflows(name, bad):
     params = {"w": np.zeros(3, np.float32)}
