@@ -173,6 +173,10 @@ def test_the_time_of_all_runs_counts(tmp_path):
     so_far = fmlp.load_metadata(path)["progress"]["seconds"]
     assert so_far > 0
     assert fit(path).seconds > so_far
+    params = {"w": np.ones(1)}
+    start = checkpoint.Progress(params, (), params, seconds=1e6)  # of earlier runs
+    checkpoint.Saver(Checkpoint(tmp_path / "late.npz"), {}, start).write()
+    assert fmlp.load_metadata(tmp_path / "late.npz")["progress"]["seconds"] >= 1e6
 
 
 @pytest.mark.parametrize(
