@@ -389,6 +389,12 @@ def test_one_of_a_module_is_pickled_and_copied_by_its_name_and_another_by_its_co
         pickle.dumps(local)
 
 
+def test_the_value_alone_is_worked_out_by_what_was_given_for_it():
+    f = autodiff.Differentiable(lambda x: (x, lambda dy: (dy,)), value=lambda x: -x)
+    assert f(1.0) == -1.0
+    assert vjp(f, 1.0)[0] == 1.0
+
+
 def a_function_without_a_vjp(x):
     return x
 

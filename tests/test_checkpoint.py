@@ -7,14 +7,25 @@ import subprocess
 import sys
 import threading
 from functools import partial
-from math import inf
+from math import inf, nan
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fmlp
-from fmlp import Checkpoint, CheckpointError, EarlyStopping, FileFormatError, losses, metrics, optim, random, schedules
+from fmlp import (
+    Checkpoint,
+    CheckpointError,
+    EarlyStopping,
+    FileFormatError,
+    checkpoint,
+    losses,
+    metrics,
+    optim,
+    random,
+    schedules,
+)
 from fmlp.checkpoint import describe, differences
 from fmlp.layers import BatchNorm, Dense, Dropout, Elu, serial
 
@@ -87,6 +98,8 @@ def test_an_interrupted_training_ends_with_the_bits_of_one_that_was_not(tmp_path
     monkeypatch.setattr(optim, "apply_updates", interrupting)
     first = fit(path)
     assert first.stopped == "interrupted"
+    progress = fmlp.load_metadata(path)["progress"]
+    assert 5 * progress["epoch"] + progress["step"] == steps  # nothing is done twice
     monkeypatch.setattr(optim, "apply_updates", original)
     assert_same(fit(path), whole)
     assert_same(fit(path), whole)  # and once it has ended, it has ended
@@ -112,6 +125,36 @@ def test_early_stopping_keeps_its_best(tmp_path):
     assert_same(fit(path, **settings), whole)
 
 
+@pytest.mark.parametrize(
+    ("often", "expected"),
+    [
+        ({}, [(0, 0), (1, 0), (2, 0), (3, 0)]),
+        ({"epochs": 2}, [(0, 0), (2, 0), (3, 0)]),
+        ({"epochs": 9, "seconds": 1e9}, [(0, 0), (3, 0)]),
+        ({"epochs": 9, "seconds": 1e-9}, [(epoch, step) for epoch in range(3) for step in range(6)] + [(3, 0)]),
+    ],
+)
+def test_it_is_written_as_often_as_was_said_and_no_more(tmp_path, monkeypatch, often, expected):
+    written, save = [], checkpoint.save
+
+    def noting(path, arrays, metadata):
+        written.append((metadata["progress"]["epoch"], metadata["progress"]["step"]))
+        save(path, arrays, metadata=metadata)
+
+    monkeypatch.setattr(checkpoint, "save", noting)
+    fit(Checkpoint(tmp_path / "run.npz", **often), epochs=3)
+    assert written == expected
+    fit(Checkpoint(tmp_path / "run.npz", **often), epochs=3)
+    assert written == expected  # what has ended is not written again
+
+
+def test_what_killed_writers_left_is_cleared_away_and_nothing_else(tmp_path):
+    for name in (".run.npz.a1b2.tmp", ".other.npz.a1b2.tmp", "run.npz.tmp"):
+        (tmp_path / name).touch()
+    fit(tmp_path / "run.npz", epochs=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"run.npz", ".other.npz.a1b2.tmp", "run.npz.tmp"}
+
+
 def test_batches_and_weights_go_on(tmp_path):
     batches = [(X[i : i + 10], Y[i : i + 10], np.arange(1.0, 11)) for i in range(0, 50, 10)]
     settings = {"data": batches, "validation": (X, Y)}
@@ -130,6 +173,10 @@ def test_the_time_of_all_runs_counts(tmp_path):
     so_far = fmlp.load_metadata(path)["progress"]["seconds"]
     assert so_far > 0
     assert fit(path).seconds > so_far
+    params = {"w": np.ones(1)}
+    start = checkpoint.Progress(params, (), params, seconds=1e6)  # of earlier runs
+    checkpoint.Saver(Checkpoint(tmp_path / "late.npz"), {}, start).write()
+    assert fmlp.load_metadata(tmp_path / "late.npz")["progress"]["seconds"] >= 1e6
 
 
 @pytest.mark.parametrize(
@@ -155,6 +202,9 @@ def test_the_time_of_all_runs_counts(tmp_path):
         ({"shuffle": False}, r"shuffle: True in the file, False now"),
         ({"metrics": {"f1": metrics.f1}}, r"metrics/accuracy: .* in the file, 'absent' now"),
         ({"class_weight": "balanced"}, r"class_weight: None in the file, 'balanced' now"),
+        ({"weight": np.ones(50)}, r"weight: None in the file, 'float64 \(40,\) \w{16}' now"),
+        ({"validation": (X[:9], Y[:9])}, r"validation/0: 'float32 \(10, 4\)' in the file, 'float32 \(9, 4\)' now"),
+        ({"net": network(7)}, r"params/dense_0/w: 'float32 \(4, 6\)' in the file, 'float32 \(4, 7\)' now"),
     ],
 )
 def test_a_checkpoint_of_other_settings_is_refused_by_what_differs(tmp_path, other, message):
@@ -172,6 +222,37 @@ def test_a_schedule_is_told_by_its_milestones():
     (difference,) = differences(describe(optim.sgd(one).update), describe(optim.sgd(two).update))
     assert "20 in the file, 30 now" in difference
     json.dumps(describe(NET.apply), allow_nan=False)
+
+
+NUMBERS = np.arange(3.0)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "expected"),
+    [
+        (EarlyStopping("loss", patience=3), EarlyStopping("loss", patience=4), ["patience: 3 in the file, 4 now"]),
+        (partial(print, 1), partial(print, 2), ["args/0: 1 in the file, 2 now"]),
+        (partial(print, end=""), partial(print, end="."), ["end: '' in the file, '.' now"]),
+        (np.float32(0.5), np.float64(0.5), []),
+        (NUMBERS, NUMBERS.copy(), []),
+        ({"a": [0, 1]}, {"a": [0, 1, 2]}, ["a: [0, 1] in the file, [0, 1, 2] now"]),
+        ({"a": [0, 1]}, {"a": (0, 2)}, ["a/1: 1 in the file, 2 now"]),
+        ({"a": 1}, {"a": 1, "b": 2}, ["b: 'absent' in the file, 2 now"]),
+        ({"a": 1, "b": 2}, {"a": 1}, ["b: 2 in the file, 'absent' now"]),
+        (nan, nan, []),
+        (losses.mse, losses.mse, []),
+    ],
+)
+def test_settings_differ_by_what_they_hold(one, two, expected):
+    was, now = (json.loads(json.dumps(describe(value))) for value in (one, two))
+    assert list(differences(was, now)) == expected
+
+
+def test_arrays_are_told_apart_by_their_numbers_unless_mapped(tmp_path):
+    np.save(tmp_path / "x.npy", NUMBERS)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert describe(NUMBERS) != describe(NUMBERS + 1)
+    assert describe(mapped) == "float64 (3,)"
 
 
 def test_a_longer_training_may_go_on(tmp_path):

@@ -67,6 +67,23 @@ def test_dense_takes_its_initializers_and_may_have_no_bias():
     assert Dense(2, bias=False).init(KEY, (4,))[1].keys() == {"w"}
 
 
+@given(features=st.integers(1, 9), width=st.integers(1, 9), seed=st.integers(0, 2**32))
+def test_initial_parameters_are_drawn_as_documented_each_by_a_key_of_its_own(features, width, seed):
+    key, initializers = random.key(seed), fmlp.initializers
+    w_key, b_key = random.split(key)
+    _, params = Dense(features).init(key, (width,))
+    np.testing.assert_array_equal(params["w"], initializers.xavier_uniform()(w_key, (width, features)))
+    np.testing.assert_array_equal(params["b"], np.zeros(features))
+    _, params = Dense(features, b_init=initializers.normal()).init(key, (width,))
+    np.testing.assert_array_equal(params["b"], initializers.normal()(b_key, (features,)))
+    _, params = Embedding(width, features).init(key, ())
+    np.testing.assert_array_equal(params["w"], initializers.normal()(key, (width, features)))
+    for combine, shape in ((serial, (width,)), (parallel, ((width,), (width,)))):
+        _, params = combine(Dense(width), Dense(width)).init(key, shape)
+        for child, child_key in zip(("dense_0", "dense_1"), random.split(key), strict=True):
+            np.testing.assert_array_equal(params[child]["w"], Dense(width).init(child_key, (width,))[1]["w"])
+
+
 def test_embedding_adds_up_repeated_indices():
     params = {"w": np.arange(6.0).reshape(3, 2)}
     y, pullback = vjp(Embedding(3, 2).apply, params, np.array([[2, 0], [2, 2]]))
@@ -541,6 +558,12 @@ def test_residual_adds_tuples():
     assert shape == ((2,), (3,))
     generator = np.random.default_rng(0)
     fmlp.check_vjp(net.apply, params, (generator.normal(size=(4, 2)), generator.normal(size=(4, 3))))
+
+
+def test_residual_stays_in_the_dtype_of_its_parameters():
+    net = residual(Dense(3))
+    y, pullback = vjp(net.apply, start(net, (3,), np.float32), X)
+    assert dtypes(y, pullback(y)[0]) == {np.dtype(np.float32)}
 
 
 def test_residual_takes_a_list_as_other_layers_do():

@@ -186,7 +186,7 @@ def test_cross_entropy_is_unmoved_by_a_shift_of_the_logits():
 
 
 def test_how_a_prediction_is_read_off():
-    output = np.array([[0.5, 2.0], [1.0, -1.0]])
+    output = np.array([[0.5, 2.0], [1.0, 0.0]])
     np.testing.assert_array_equal(losses.cross_entropy.predict(output), [1, 0])
     np.testing.assert_array_equal(losses.binary_cross_entropy.predict(output), [[1, 1], [1, 0]])
     assert losses.mse.predict(output) is output

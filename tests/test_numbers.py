@@ -395,7 +395,25 @@ def test_a_huge_gradient_makes_a_step_like_any_other_and_is_forgotten(name, dtyp
     assert finite([leaf for leaf in tree.leaves(state) if isinstance(leaf, np.ndarray)])
 
 
-@pytest.mark.parametrize("name", SQUARES)
+@pytest.mark.parametrize(
+    "make",
+    [optim.adagrad, optim.adadelta, optim.rmsprop, optim.adam, optim.adamw, optim.nadam],
+    ids=lambda f: f.__name__,
+)
+@every_dtype
+@given(key=keys)
+def test_a_huge_gradient_leaves_the_steps_of_all_other_numbers_as_they_are(make, dtype, key):
+    optimizer, huge = make(0.1, weight_decay=0.1), {np.float32: 1e25, np.float64: 1e200}[dtype]
+    params, *grads = random.generator(key).standard_normal((4, 5)).astype(dtype)
+    state = with_huge = optimizer.init(params)
+    for step, g in enumerate(grads):
+        expected, state = optimizer.update(g, state, params)
+        g = np.where(np.arange(5) == 0, huge if step == 1 else g, g)
+        updates, with_huge = optimizer.update(g, with_huge, params)
+        np.testing.assert_array_equal(updates[1:], expected[1:])
+
+
+@pytest.mark.parametrize("name", SQUARES | {"lion"})
 @pytest.mark.parametrize("bad", [inf, np.nan])
 def test_what_is_not_finite_stays_so_beside_what_overflows(name, bad):
     params = {"w": np.zeros(3, np.float32)}

@@ -4,6 +4,7 @@ import json
 import os
 import stat
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +125,25 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, m
     assert calls
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["model.npz"]
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="folders cannot be synchronized")
+def test_the_file_is_durable_before_it_takes_the_place_of_the_old_one_and_its_name_after(tmp_path, monkeypatch):
+    calls, fsync, replace = [], os.fsync, os.replace
+
+    def noting_fsync(handle):
+        calls.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        fsync(handle)
+
+    def noting_replace(old, new):
+        assert Path(old).parent == Path(new).parent  # else it might be on another disk
+        calls.append("replace")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(os, "replace", noting_replace)
+    fmlp.save(tmp_path / "m.npz", {"w": np.ones(1)})
+    assert calls == ["file", "replace", "folder"]
 
 
 def test_saving_does_not_change_what_is_saved(tmp_path):

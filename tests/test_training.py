@@ -320,6 +320,13 @@ def test_predict_and_evaluate_do_not_depend_on_the_batch_size(batch_size):
     assert scores == pytest.approx(fmlp.evaluate(MLP, params, (x, y), **scored), rel=1e-12)
 
 
+def test_evaluate_weighs_the_rows_of_the_loss():
+    params, (x, y) = params_of(MLP), numbers()
+    weight = np.linspace(0, 1, len(y))
+    score = fmlp.evaluate(MLP, params, (x, y), loss=losses.mse, weight=weight)["loss"]
+    assert score == losses.mse(MLP.apply(params, x), y, weight=weight)
+
+
 def test_predict_takes_trees_and_returns_trees():
     net, (x, _) = parallel(Dense(2), Dense(3)), numbers(9)
     _, params = net.init(KEY, ((4,), (4,)))
@@ -351,6 +358,14 @@ def test_calibration_needs_no_key_has_no_noise_and_is_idempotent():
     in_parts = fmlp.calibrate(net, params, x, batch_size=7)["batch_norm_1"]
     np.testing.assert_allclose(in_parts["var"], x.var(0), rtol=1e-5)  # between the parts as well as within
     assert_same_bits(fmlp.calibrate(MLP, params_of(MLP), x), params_of(MLP))
+
+
+def test_statistics_that_share_their_arrays_are_calibrated_each_for_itself():
+    net, (x, _) = serial(BatchNorm(), Elu(), BatchNorm()), classes()
+    _, own = net.init(KEY, (4,))
+    shared = dict.fromkeys(own, own["batch_norm_0"])
+    assert_same_bits(fmlp.calibrate(net, shared, x), fmlp.calibrate(net, own, x))
+    assert own["batch_norm_0"]["count"] == 0
 
 
 def test_a_layer_of_a_users_own_that_insists_on_a_key_can_be_trained():
