@@ -18,7 +18,8 @@ except ModuleNotFoundError:
     raise ModuleNotFoundError("fmlp.safetensors needs safetensors: pip install 'fmlp[safetensors]'") from None
 import safetensors.numpy
 
-from fmlp.files import StrPath, reading, shown
+from fmlp.checks import StrPath
+from fmlp.files import reading, shown
 from fmlp.serialization import named, replacing, unnamed
 from fmlp.tree import Array, Tree
 

@@ -106,6 +106,7 @@ def raw(header, values=bytes(8), length=None):
     return struct.pack("<Q", len(text) if length is None else length) + text + values
 
 
+UNREADABLE = "cannot be read as safetensors: "  # and what its library says, in the words of its version
 GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 TWICE = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"w":{"dtype":"I32","shape":[2],"data_offsets":[0,8]}}'
 HALVES = {"a": GOOD | {"shape": [1], "data_offsets": [0, 4]}, "a/b": GOOD | {"shape": [1], "data_offsets": [4, 8]}}
@@ -114,20 +115,20 @@ HALVES = {"a": GOOD | {"shape": [1], "data_offsets": [0, 4]}, "a/b": GOOD | {"sh
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        (b"", "header too small"),
-        (b"PK\3\4 is an npz", "header too large"),
-        (raw({"w": GOOD}, length=2**63), "header too large"),
-        (raw({"w": GOOD}, bytes(7)), "incomplete|not fully covered|larger than"),
-        (raw({"w": GOOD}, bytes(9)), "incomplete|not fully covered"),
-        (raw({"w": GOOD, "v": GOOD}), "invalid offset"),
+        (b"", UNREADABLE),
+        (b"PK\3\4 is an npz", UNREADABLE),
+        (raw({"w": GOOD}, length=2**63), UNREADABLE),
+        (raw({"w": GOOD}, bytes(7)), UNREADABLE),
+        (raw({"w": GOOD}, bytes(9)), UNREADABLE),
+        (raw({"w": GOOD, "v": GOOD}), UNREADABLE),
         (raw(TWICE), "expected every name once, got w again"),
-        (raw(b'{"w":' + b"[" * 100_000), "recursion|invalid"),
-        (raw({"w": GOOD | {"shape": [-2]}}), "invalid value"),
-        (raw({"w": GOOD | {"shape": [2**62, 0], "data_offsets": [0, 0]}}, b""), "too big|overflow"),
-        (raw({"w": GOOD | {"shape": [1] * 99 + [2]}}), "dimension"),
+        (raw(b'{"w":' + b"[" * 100_000), UNREADABLE),
+        (raw({"w": GOOD | {"shape": [-2]}}), UNREADABLE),
+        (raw({"w": GOOD | {"shape": [2**62, 0], "data_offsets": [0, 0]}}, b""), UNREADABLE),
+        (raw({"w": GOOD | {"shape": [1] * 99 + [2]}}), UNREADABLE),
         (raw({"w": GOOD | {"dtype": "BF16", "shape": [4]}}), "w: expected one of BOOL, .*, got BF16"),
-        (raw({"w": GOOD | {"dtype": "F8_E4M3", "shape": [8]}}), "w: expected one of BOOL, .*, got F8_E4M3"),
-        (raw({"__metadata__": {"a": 1}, "w": GOOD}), "expected a string"),
+        (raw({"w": GOOD | {"dtype": "F8_E4M3", "shape": [8]}}), UNREADABLE),
+        (raw({"__metadata__": {"a": 1}, "w": GOOD}), UNREADABLE),
         (raw({"../w": GOOD}), "../w: expected at most 100 keys joined by '/', none of them empty, '.' or '..'"),
         (raw({"": GOOD}), "expected at most 100 keys"),
         (raw({"a\0": GOOD}), "expected at most 100 keys"),

@@ -80,9 +80,14 @@ def pythons() -> list[str]:
 
 def lowest(python: Path, requirement: Requirement) -> str:
     """Name the lowest version allowed of which there is a wheel for this Python."""
-    out = run(python, "-m", "pip", "index", "versions", "--only-binary", ":all:", requirement.name)
+    out = run(python, "-m", "pip", "index", "versions", requirement.name)
     versions = re.search(r"Available versions: (.*)", out)[1].split(", ")  # type: ignore[index]
-    return f"{requirement.name}=={min(requirement.specifier.filter(versions), key=Version)}"
+    for version in sorted(requirement.specifier.filter(versions), key=Version):
+        exact = f"{requirement.name}=={version}"
+        command = [python, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", exact]
+        if not subprocess.run(command, cwd=python.parent, env=CLEAN, capture_output=True).returncode:
+            return exact
+    sys.exit(f"{requirement}: no wheel for {python}")
 
 
 def main() -> None:
