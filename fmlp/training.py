@@ -87,7 +87,8 @@ class NonFiniteError(ValueError):
 class EarlyStopping:
     """Stop when ``history[monitor]`` has not improved by more than `min_delta` for `patience` epochs; NaN never does.
 
-    `mode` "min" or "max" says which way is better. Epochs before `start_from_epoch` (counted from 0) are not looked
+    `mode` "min" or "max" says which way is better; by default "max" for the names of `fmlp.metrics`' scores, accuracy,
+    f1, precision, r2 and recall, with or without ``val_``, and "min" for all others. Epochs before `start_from_epoch` (counted from 0) are not looked
     at. With `restore_best` the result has the best epoch's parameters. Raises ValueError for settings out of range,
     TypeError for those of another type.
 
@@ -105,7 +106,7 @@ class EarlyStopping:
     def __init__(
         self,
         monitor: str,
-        mode: Literal["min", "max"] = "min",
+        mode: Literal["min", "max"] | None = None,
         patience: int = 10,
         min_delta: float = 0.0,
         restore_best: bool = False,
@@ -113,6 +114,8 @@ class EarlyStopping:
     ) -> None:
         if not isinstance(monitor, str):
             raise TypeError(f"monitor: expected a name in the history, such as 'val_loss', got {given(monitor)}")
+        if mode is None:
+            mode = "max" if monitor.removeprefix("val_") in ("accuracy", "f1", "precision", "r2", "recall") else "min"
         choice("mode", mode, "min", "max")
         self.monitor, self.mode, self.patience = monitor, mode, integer("patience", patience, 0)
         self.min_delta, self.restore_best = number("min_delta", min_delta), restore_best

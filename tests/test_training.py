@@ -450,6 +450,9 @@ def test_the_best_parameters_have_the_best_score():
 
 
 def test_patience_zero_stops_at_the_first_epoch_that_is_no_better():
+    assert EarlyStopping("val_accuracy", patience=1).best([0.5, 0.9, 0.7]) == (1, True)  # the names of scores say "max"
+    assert EarlyStopping("val_accuracy", "min", patience=1).best([0.5, 0.9]) == (0, True)
+    assert EarlyStopping("accuracy_loss", patience=1).best([0.5, 0.9]) == (0, True)
     assert EarlyStopping("loss", patience=0).best([1.0]) == (0, False)
     assert EarlyStopping("loss", patience=0).best([1.0, 1.0]) == (0, True)
 
