@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fmlp.autodiff import Differentiable, Pullback, differentiable
-from fmlp.checks import array_of_numbers, function, number
+from fmlp.checks import array_of_numbers, function, given, number
 from fmlp.tree import Array
 
 Entry: TypeAlias = tuple[Array, Callable[[], Any]]
@@ -51,11 +51,13 @@ def elementwise(formula: Callable[..., Entry]) -> Differentiable[..., Array]:
     @functools.wraps(formula)
     def rule(x: Any, *args: Any, **kwargs: Any) -> tuple[Array, Pullback]:
         x = floating(x)
-        if not (args or kwargs):
+        if args or kwargs:
+            settings = {name: plain(value, name) for name, value in kwargs.items()}
+            y, derivative = formula(x, *map(plain, args), **settings)
+        else:
             y, derivative = formula(x)
-            return y, lambda dy: (dy * derivative(),)
-        settings = {name: plain(value, name) for name, value in kwargs.items()}
-        y, derivative = formula(x, *map(plain, args), **settings)
+        if not callable(derivative):
+            raise TypeError(f"{formula.__name__}: expected (y, lambda: derivative), got {given(derivative)} for it")
         return y, lambda dy: (dy * derivative(), *[None for _ in args])
 
     return Differentiable(rule)

@@ -265,7 +265,8 @@ def _label_index(y: Array, n: int, k: int) -> Array:
     if len(y) != n:
         raise ValueError(f"y: expected {n} labels, one per row of the logits, got {len(y)}")
     if n and not (y.min() >= 0 and y.max() < k):
-        raise ValueError(f"y: expected labels from 0 to {k - 1}, got values from {y.min()} to {y.max()}")
+        hint = "; one column of logits is one class: for two, use binary_cross_entropy" if k == 1 else ""
+        raise ValueError(f"y: expected labels from 0 to {k - 1}, got values from {y.min()} to {y.max()}{hint}")
     index: Array = y.astype(np.intp, copy=False) * n + np.arange(n)
     return index
 

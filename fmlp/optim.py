@@ -78,6 +78,11 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
     try:
         return tree.map(np.add, params, updates)
     except ValueError:
+        if isinstance(updates, tuple) and not isinstance(params, tuple):
+            raise ValueError(
+                f"updates: expected a tree like the parameters, got a tuple of {len(updates)}; "
+                "an optimizer's update returns two things: updates, state = update(grads, state, params)"
+            ) from None
         _check_fit("an update", updates, params)
         raise
 

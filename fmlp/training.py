@@ -88,9 +88,9 @@ class EarlyStopping:
     """Stop when ``history[monitor]`` has not improved by more than `min_delta` for `patience` epochs; NaN never does.
 
     `mode` "min" or "max" says which way is better; by default "max" for the names of `fmlp.metrics`' scores, accuracy,
-    f1, precision, r2 and recall, with or without ``val_``, and "min" for all others. Epochs before `start_from_epoch` (counted from 0) are not looked
-    at. With `restore_best` the result has the best epoch's parameters. Raises ValueError for settings out of range,
-    TypeError for those of another type.
+    f1, precision, r2 and recall, with or without ``val_``, and "min" for all others. Epochs before `start_from_epoch`
+    (counted from 0) are not looked at. With `restore_best` the result has the best epoch's parameters. Raises
+    ValueError for settings out of range, TypeError for those of another type.
 
     >>> EarlyStopping("val_loss", patience=2).best([0.5, 0.3, 0.4, 0.35])
     (1, True)
@@ -618,7 +618,7 @@ def _check_weight(weight: Any, n: int) -> None:
 
 def _set_aside(data: Any, fraction: float, weight: Any, key: Key) -> tuple[Any, Any, Any]:
     if not _is_pair(data):
-        raise ValueError("validation: a fraction needs data that are a pair (x, y) of arrays")
+        raise ValueError(f"validation: a fraction needs data that are a pair (x, y) of arrays, got {_kind(data)}")
     if not 0 < fraction < 1:
         raise ValueError(f"validation: expected a fraction in (0, 1) or a pair (x, y), got {fraction}")
     n = _check_rows("data", *data)

@@ -97,6 +97,11 @@ def no_pair(x):
     return x * x
 
 
+@activations.elementwise
+def no_lambda(x):
+    return x * x, 2 * x
+
+
 class Mlp:
     """An estimator of scikit-learn's manner, when it is installed."""
 
@@ -202,6 +207,8 @@ TABLE = {
     ],
     # ----------------------------------------------------------------------------------------- activations
     "activations": [
+        ("a derivative that is no function", lambda: no_lambda(X), TypeError,
+         "no_lambda: expected (y, lambda: derivative), got an array of float32, shape (12, 4) for it"),
         ("text", lambda: activations.relu(["a"]), TypeError, "x: expected numbers, got dtype <U1"),
         ("nothing", lambda: activations.relu(None), TypeError, "x: expected numbers, got None"),
         ("complex numbers", lambda: activations.tanh(X * 1j), TypeError, "x: expected numbers, got dtype complex64"),
@@ -408,6 +415,8 @@ TABLE = {
         ("NaN as label", lambda: losses.binary_cross_entropy(X[:1, 0], [NAN]), ValueError, "y: … got values from nan"),
         ("a label out of range", lambda: losses.cross_entropy(X[:, :2], LABELS), ValueError,
          "y: expected labels from 0 to 1, got values from 0 to 2"),
+        ("one column for ten classes", lambda: losses.cross_entropy(X[:, :1], LABELS), ValueError,
+         "y: expected labels from 0 to 0, got … 2; one column of logits is one class: … use binary_cross_entropy"),
         ("a negative label", lambda: losses.cross_entropy(X, LABELS - 1), ValueError,
          "y: expected labels from 0 to 3, got values from -1 to 1"),
         ("fractional labels", lambda: losses.cross_entropy(X, LABELS / 2), TypeError,
@@ -502,6 +511,8 @@ TABLE = {
          "state: expected a tuple of 1, as init makes it, got ()"),
         ("decay without parameters", lambda: optim.adamw().update(W, optim.adamw().init(W)), ValueError,
          "params: weight decay needs them; call update(grads, state, params)"),
+        ("updates and state as updates", lambda: optim.apply_updates(W, update(optim.adam(), W, params=W)), ValueError,
+         "updates: expected a tree like the parameters, got a tuple of 2; … updates, state = update(…"),
         ("updates of another shape", lambda: optim.apply_updates(W, W | {"b": X[0]}), ValueError,
          "b: expected an update of shape (3,), got (4,)"),
         ("a negative new rate", lambda: optim.with_learning_rate(STATE, -1), ValueError, "value: expected … got -1"),
@@ -688,7 +699,7 @@ TABLE = {
         ("too small a fraction", lambda: fit(validation=0.01), ValueError,
          "validation: 0.01 of 12 rows leaves one side empty"),
         ("a fraction of batches", lambda: fit(data=[(X, LABELS)], validation=0.5), ValueError,
-         "validation: a fraction needs data that are a pair (x, y) of arrays"),
+         "validation: a fraction needs data that are a pair (x, y) of arrays, got list of 1"),
         ("a fraction that leaves too little", lambda: fit(validation=0.5, batch_size=8), ValueError,
          "batch_size: expected at most 6, the number of rows to train on, got 8"),
     ],
