@@ -19,10 +19,10 @@ from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
-from fmlp import losses, optim, random, tree
+from fmlp import distributed, losses, optim, random, tree
 from fmlp.autodiff import objective, value_and_grad
 from fmlp.checkpoint import Checkpoint, Progress, Saver, describe
-from fmlp.layers import Calibration, Layer
+from fmlp.layers import Calibration, Layer, Shard, pooled
 from fmlp.optim import Optimizer
 from fmlp.random import Key
 from fmlp.schedules import ReduceOnPlateau
@@ -120,6 +120,7 @@ class EarlyStopping:
         return best, best is not None and len(values) - 1 - best >= max(self.patience, 1)
 
 
+@distributed.all_or_none(agreed=(NonFiniteError,))
 def fit(
     net: Layer,
     params: Tree,
@@ -139,6 +140,7 @@ def fit(
     shuffle: bool = True,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
+    comm: Any = None,
 ) -> FitResult:
     """Train `net` from `params` on `data` and return a `FitResult`.
 
@@ -159,6 +161,12 @@ def fit(
     `fit` goes on from it and ends with the same bits as if it had never stopped; the arguments must be the same, save
     for `epochs`, `callbacks` and `progress` (of the data, only shapes and dtypes are compared). SIGTERM then ends
     training as Ctrl-C does, and is handed on.
+
+    `comm`, a communicator of mpi4py, spreads the work over its ranks. Each calls `fit` with its own rows of `data`, and
+    of a `validation` pair, any number of them, and otherwise the same; each gets the same result. The data set is that
+    of all ranks, in their order, `batch_size` the size of the whole batch, and the result that of one process with all
+    rows, to rounding. Rank 0 shows the bar, writes checkpoints, runs the callbacks and works out the metrics. An error
+    on one rank ends all of them, with its message.
 
     Raises ValueError or TypeError before any work for arguments that do not fit or a checkpoint of other settings,
     `CheckpointError` when one cannot be written, and `NonFiniteError`, naming the
@@ -184,27 +192,14 @@ def fit(
     _check_settings(net, optimizer, epochs, batch_size, early_stopping, metrics, validation, callbacks, _is_pair(data))
     if leaf := _first_non_finite(params):
         raise ValueError(f"params: expected finite numbers, got NaN or infinity in {leaf}")
-    step = value_and_grad(objective(net.apply, loss))
+    interrupts, main = distributed.Interrupts(), comm is None or comm.rank == 0
+    step = _step(net, loss, comm, interrupts)
     split_key, epochs_key = random.split(key)
-    if isinstance(validation, float | np.floating):
-        data, held_out, weight = _set_aside(data, validation, weight, split_key)
-    else:
-        held_out = validation
-    source = _source(data, batch_size, weight, class_weight, shuffle)
-    if held_out is not None:
-        _check_validation(held_out, source)
-        _check_targets("validation", net, params, loss, held_out)
-    if source.arrays:
-        _check_targets("data", net, params, loss, source.arrays)
-
-    reached = Progress(params, optimizer.init(params), params)
-    saver = None
-    if checkpoint is not None:
+    settings: dict[str, Any] = {}
+    if checkpoint is not None or comm is not None:
         settings = {
             "net": describe(net.apply),
             "params": _shapes(params),
-            "data": _shapes(source.arrays),
-            "validation": _shapes(held_out),
             "loss": describe(loss),
             "metrics": describe(metrics),
             "optimizer": describe(optimizer.update),
@@ -212,17 +207,43 @@ def fit(
             "batch_size": int(batch_size),
             "shuffle": bool(shuffle),
             "key": key.tolist(),
-            "weight": describe(weight),
+            "weight": describe(weight) if comm is None else weight is not None,
             "class_weight": describe(class_weight),
         }
-        saver = Saver(checkpoint, settings, reached)
+    if comm is not None:
+        others: dict[str, Any] = {
+            "data": _is_pair(data),
+            "validation": None if validation is None else type(validation).__name__,
+        }
+        others |= {"epochs": int(epochs), "checkpoint": checkpoint is not None, "callbacks": len(callbacks)}
+        distributed.check_same(comm, settings | others)
+    if isinstance(validation, float | np.floating):
+        data, held_out, weight = _set_aside(data, validation, weight, split_key, comm)
+    else:
+        held_out = validation
+    source = _source(data, batch_size, weight, class_weight, shuffle, comm)
+    if held_out is not None:
+        _check_validation(held_out, source, comm)
+        _check_targets("validation", net, params, loss, held_out)
+    if source.arrays:
+        _check_targets("data", net, params, loss, source.arrays)
+
+    reached, shared = Progress(params, optimizer.init(params), params), comm is not None and not source.arrays
+    settings |= {"data": _shapes(source.arrays, comm), "validation": _shapes(held_out, comm)} if settings else {}
+    if comm is not None:
+        distributed.check_same(comm, settings)
+    saver = Saver(checkpoint, settings, reached) if checkpoint is not None and main else None
+    if saver:
         reached = saver.latest
-    bar = tqdm(total=source.steps and source.steps * epochs, disable=not progress, unit="step", dynamic_ncols=True)
+    if comm is not None:
+        reached = comm.bcast(reached)
+    total_steps = source.steps and source.steps * epochs
+    bar = tqdm(total=total_steps, disable=not (progress and main), unit="step", dynamic_ncols=True)
     if reached.epoch or reached.step:
         bar.update(reached.epoch * (source.steps or 0) + reached.step)
     shown: dict[str, str] = {}
     seconds = reached.seconds  # of earlier runs
-    with saver or nullcontext():
+    with saver or nullcontext(), interrupts if comm is not None else nullcontext():
         try:
             while reached.epoch < epochs and not reached.stopped:
                 params, state, best, epoch, first, total, total_weight, history, *_ = reached
@@ -230,15 +251,14 @@ def fit(
                 before, grads, i = params, None, first - 1
                 bar.set_description(f"epoch {epoch + 1}/{epochs}", refresh=False)
                 todo = zip(source.batches(shuffle_key), _keys(steps_key), strict=False)
-                for i, ((x, y, w), step_key) in enumerate(islice(todo, first, None), first):
+                for i, (batch, step_key) in enumerate(islice(todo, first, None), first):
                     with np.errstate(**UNTOLD):
-                        value, next_grads = step(params, x, y, key=step_key, weight=w)
+                        value, next_grads, rows = step(params, *batch, step_key)
                         if not isfinite(value):
                             raise _non_finite(epoch, i, value, params, before, grads)
                         grads, before = next_grads, params
                         updates, state = optimizer.update(grads, state, params)
                         params = optim.apply_updates(params, updates)
-                    rows = float(_rows(y) if w is None else np.sum(w))
                     total, total_weight = total + rows * float(value), total_weight + rows
                     reached = Progress(params, state, best, epoch, i + 1, total, total_weight, history, seconds=seconds)
                     if saver:
@@ -253,10 +273,10 @@ def fit(
                 record = {"loss": total / total_weight}
                 measured = held_out is not None or (metrics and source.arrays)
                 if measured or callbacks:
-                    params = _calibrated(net, params, source.inputs())
+                    params = _calibrated(net, params, source.inputs(), comm, parts=shared)
                 if measured:
                     with np.errstate(**UNTOLD):
-                        record |= _scores(net, params, source, held_out, loss, metrics)
+                        record |= _scores(net, params, source, held_out, loss, metrics, comm)
                 if (lr := optim.learning_rate(state)) is not None:
                     record["lr"] = lr
                 history = history | {name: [*history.get(name, ()), score] for name, score in record.items()}
@@ -270,11 +290,13 @@ def fit(
                 # What is returned should a callback be interrupted; a checkpoint has the callbacks run again.
                 reached = reached._replace(params=params, best=best, history=history)
                 now = Epoch(epoch, params, state, history)
-                for callback in callbacks:
+                for callback in callbacks if main else ():
                     now = _called(callback, now)
                 _, params, state, history, stop = now
                 stopped = "early" if stop_early else "callback" if stop else ""
                 reached = Progress(params, state, best, epoch + 1, history=history, stopped=stopped, seconds=seconds)
+                if comm is not None:  # what rank 0 has is what all have, whatever their rounding and callbacks
+                    reached = comm.bcast(reached)
                 if saver:
                     saver.after_epoch(reached)
             stopped = reached.stopped or "done"
@@ -286,7 +308,7 @@ def fit(
     if early_stopping is not None and early_stopping.restore_best:
         best_epoch, _ = early_stopping.best(history.get(early_stopping.monitor, []))
         params = params if best_epoch is None else reached.best
-    params = _calibrated(net, params, source.inputs())
+    params = _calibrated(net, params, source.inputs(), comm, parts=shared)
     return FitResult(params, reached.state, history, seconds + time.perf_counter() - started, cast(Any, stopped))
 
 
@@ -314,11 +336,13 @@ def evaluate(
     metrics: Mapping[str, Metric] | None = None,
     weight: Any = None,
     batch_size: int = 1024,
+    comm: Any = None,
 ) -> dict[str, float]:
     """Return the loss, under "loss", and the metrics of the network's predictions at inference.
 
     `metrics` get ``(y_true, y_pred)`` with y_pred read off the network's output as the loss says (`losses.Loss`), or
-    the output itself without a loss. `weight` is the loss's.
+    the output itself without a loss. `weight` is the loss's. With `comm`, as in `fit`, the data are those of all ranks:
+    each predicts its own, rank 0 works out the metrics, and all return the same.
 
     >>> from fmlp import metrics
     >>> from fmlp.layers import Dense
@@ -334,7 +358,12 @@ def evaluate(
     output = predict(net, params, x, batch_size=batch_size)
     scores = {}
     if loss is not None:
-        scores["loss"] = float(loss(output, y, **({} if weight is None else {"weight": weight})))
+        if comm is None or len(y):
+            scores["loss"] = float(loss(output, y, **({} if weight is None else {"weight": weight})))
+        if comm is not None:
+            share = float(len(y) if weight is None else np.sum(weight))
+            parts = comm.allgather((scores.get("loss", 0.0), share))
+            scores["loss"] = sum(value * share for value, share in parts) / (sum(share for _, share in parts) or 1.0)
     if metrics:
         read = losses.prediction_of(loss) if loss is not None else losses.as_is
         y_true, y_pred = np.asarray(y), read(output)
@@ -342,16 +371,22 @@ def evaluate(
             y_pred = y_pred.reshape(y_true.shape)
         elif y_true.shape == np.shape(output):
             y_true = read(y_true)
-        scores |= {name: float(metric(y_true, y_pred)) for name, metric in metrics.items()}
-    return scores
+        if comm is not None:
+            gathered = comm.gather((y_true, y_pred))
+            if comm.rank == 0:
+                y_true, y_pred = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
+        if comm is None or comm.rank == 0:
+            scores |= {name: float(metric(y_true, y_pred)) for name, metric in metrics.items()}
+    return scores if comm is None else cast(dict[str, float], comm.bcast(scores))
 
 
-def calibrate(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Tree:
+def calibrate(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024, comm: Any = None) -> Tree:
     """Return `params` with the population statistics of every BatchNorm worked out from `x`.
 
     The moments of training-mode batches, with dropout off, are averaged by rows: mean = Σ n m / Σ n, var =
     Σ n (v + (m - mean)²) / Σ n. They are a pure function of the parameters and the data: call it again after more
-    training. Without a BatchNorm in `net` the parameters come back as they are.
+    training. Without a BatchNorm in `net` the parameters come back as they are. With `comm`, as in `fit`, the data are
+    those of all ranks, and the statistics the very ones that one process works out from all the rows.
 
     Wu and Johnson 2021, arXiv 2105.07576.
 
@@ -362,7 +397,11 @@ def calibrate(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Tr
     array([3.], dtype=float32)
     """
     _check_count("batch_size", batch_size)
-    return _calibrated(net, params, (_take(x, part) for part in _slices(_rows(x), batch_size)))
+    n = _rows(x)
+    if comm is None:
+        return _calibrated(net, params, (_take(x, part) for part in _slices(n, batch_size)))
+    here = distributed.Rows(comm, n)
+    return _calibrated(net, params, here.whole(x, _slices(here.total, batch_size), _take), comm)
 
 
 def on_plateau(monitor: str, plateau: ReduceOnPlateau) -> Callable[[Epoch], Epoch]:
@@ -389,13 +428,28 @@ def on_plateau(monitor: str, plateau: ReduceOnPlateau) -> Callable[[Epoch], Epoc
 
 
 class _Source(NamedTuple):
-    batches: Callable[[Key], Iterator[tuple[Any, Any, Any]]]
+    batches: Callable[[Key], Iterator[tuple[Any, ...]]]
+    """What `_step` takes, in the order that a key gives."""
     steps: int | None
     inputs: Callable[[], Iterator[Any]]
     arrays: tuple[Any, Any] | None
 
 
-def _source(data: Any, batch_size: int, weight: Any, class_weight: Any, shuffle: bool) -> _Source:
+def _step(net: Layer, loss: Any, comm: Any, interrupts: Callable[[], bool]) -> Callable[..., tuple[Any, Tree, float]]:
+    """Make the function from parameters, batch and key to the loss, the gradient and the batch's weight."""
+    if comm is None:
+        step = value_and_grad(objective(net.apply, loss))
+
+        def alone(params: Tree, x: Any, y: Any, w: Any, key: Key) -> tuple[Any, Tree, float]:
+            value, grads = step(params, x, y, key=key, weight=w)
+            return value, grads, float(_rows(y) if w is None else np.sum(w))
+
+        return alone
+    together = distributed.summed(distributed.objective(net.apply, loss), comm, interrupts)
+    return lambda params, x, y, w, start, key: together(params, x, y, key=key, weight=w, start=start)
+
+
+def _source(data: Any, batch_size: int, weight: Any, class_weight: Any, shuffle: bool, comm: Any = None) -> _Source:
     if not _is_pair(data):
         if weight is not None or class_weight is not None:
             raise ValueError("weight: batches bring their own; yield (x, y, weight)")
@@ -411,22 +465,36 @@ def _source(data: Any, batch_size: int, weight: Any, class_weight: Any, shuffle:
                     raise TypeError(f"data: expected batches (x, y) or (x, y, weight), got {_kind(batch)}")
                 yield batch[0], np.asarray(batch[1]), batch[2] if len(batch) == 3 else None
 
+        steps = getattr(data, "__len__", lambda: None)()
+        if comm is None:
+            return _Source(lambda key: given(), steps, lambda: (x for x, _, _ in given()), None)
         return _Source(
-            lambda key: given(), getattr(data, "__len__", lambda: None)(), lambda: (x for x, _, _ in given()), None
+            lambda key: distributed.aligned(comm, given()),
+            None,
+            lambda: (x for x, *_ in distributed.aligned(comm, given())),
+            None,
         )
 
     x, y = tree.map(_array, data[0]), np.asanyarray(data[1])
-    n = _check_rows("data", x, y)
-    w = _row_weights(y, n, weight, class_weight)
-    parts = _slices(n, batch_size)
+    n = _check_rows("data", x, y, comm)
+    w = _row_weights(y, n, weight, class_weight, comm)
+    here = None if comm is None else distributed.Rows(comm, n)
+    parts = _slices(here.total if here else n, batch_size)
+    whole = _slices(here.total if here else n, 1024)
 
-    def batches(key: Key) -> Iterator[tuple[Any, Any, Any]]:
-        order = random.generator(key).permutation(n) if shuffle else None
+    def batches(key: Key) -> Iterator[tuple[Any, ...]]:
+        order = random.generator(key).permutation(parts[-1].stop) if shuffle else np.arange(parts[-1].stop)
         for part in parts:
-            rows = part if order is None else order[part]
-            yield _take(x, rows), _take(y, rows), None if w is None else w[rows]
+            rows = np.sort(order[part])  # in their order memory and disk are read faster
+            start: tuple[int, ...] = ()
+            if here:
+                rows, start = here.own(rows)
+            yield _take(x, rows), _take(y, rows), None if w is None else w[rows], *start
 
-    return _Source(batches, len(parts), lambda: (_take(x, part) for part in _slices(n, 1024)), (x, y))
+    def inputs() -> Iterator[Any]:
+        return here.whole(x, whole, _take) if here else (_take(x, part) for part in whole)
+
+    return _Source(batches, len(parts), inputs, (x, y))
 
 
 def _slices(n: int, batch_size: int) -> list[slice]:
@@ -453,47 +521,56 @@ def _keys(key: Key) -> Iterator[Key]:
         yield from random.split(random.fold_in(key, block), 256)
 
 
-def _calibrated(net: Layer, params: Tree, batches: Iterable[Any]) -> Tree:
+def _calibrated(net: Layer, params: Tree, batches: Iterable[Any], comm: Any = None, *, parts: bool = False) -> Tree:
+    """Put the moments of batches into the parameters; `parts` says that all ranks share each, else each has its own."""
     # Copies, so that each leaf is an object of its own and can be told by its identity. The key is for layers that
     # insist on one in training.
     params, key = tree.map(np.array, params), random.key(0)
-    gathered: dict[int, tuple[Tree, list[tuple[Array, Array, int]]]] = {}
+    leaves = tree.leaves(params)
+    index = {id(leaf): i for i, leaf in enumerate(leaves)}
+    found: list[tuple[tuple[int, ...], tuple[Array, Array, int]]] = []
     for x in batches:
-        calibration = Calibration()
+        calibration = Calibration(Shard(comm, _rows(x)) if parts else None)
         net.apply(params, x, train=calibration, key=key)
         if not calibration.moments:
             break
         for node, mean, var, rows in calibration.moments:
-            gathered.setdefault(id(node["count"]), (node, []))[1].append((mean, var, rows))
-    replaced: dict[int, Array] = {}
-    for node, moments in gathered.values():
-        means, variances = (np.array(m, np.float64) for m in list(zip(*moments, strict=True))[:2])
-        n = np.array([rows for _, _, rows in moments], np.float64)
-        mean = means[0] + n @ (means - means[0]) / n.sum()  # exact where all are the same
-        with np.errstate(over="ignore"):
-            var = n @ (variances + (means - mean) ** 2) / n.sum()
-        var = np.minimum(var, np.finfo(node["var"].dtype).max)
-        for name, value in (("mean", mean), ("var", var), ("count", n.sum())):
-            replaced[id(node[name])] = np.asarray(value, node[name].dtype)
-    return tree.map(lambda leaf: replaced.get(id(leaf), leaf), params)
+            found.append((tuple(index[id(node[name])] for name in ("mean", "var", "count")), (mean, var, rows)))
+    if comm is not None and not parts:
+        found = [moments for own in comm.allgather(found) for moments in own]
+    gathered: dict[tuple[int, ...], list[tuple[Array, Array, int]]] = {}
+    for places, moments in found:
+        gathered.setdefault(places, []).append(moments)
+    for places, layer in gathered.items():
+        means, variances, n = (np.array(m, np.float64) for m in zip(*layer, strict=True))
+        mean, var = pooled(means, variances, n)
+        var = np.minimum(var, np.finfo(leaves[places[1]].dtype).max)
+        for i, statistic in zip(places, (mean, var, n.sum()), strict=True):
+            leaves[i] = np.asarray(statistic, leaves[i].dtype)
+    return tree.unflatten(params, leaves)
 
 
 def _scores(
-    net: Layer, params: Tree, source: _Source, validation: Any, loss: Any, metrics: dict[str, Metric]
+    net: Layer, params: Tree, source: _Source, validation: Any, loss: Any, metrics: dict[str, Metric], comm: Any
 ) -> dict[str, float]:
     """Work out the metrics on the training data, and loss and metrics on the validation data, at inference."""
     scores: dict[str, float] = {}
     if metrics and source.arrays:
-        train = evaluate(net, params, source.arrays, loss=loss, metrics=metrics)
+        train = evaluate(net, params, source.arrays, loss=loss, metrics=metrics, comm=comm)
         scores |= {name: train[name] for name in metrics}
     if validation is not None:
-        held_out = evaluate(net, params, validation, loss=loss, metrics=metrics)
+        held_out = evaluate(net, params, validation, loss=loss, metrics=metrics, comm=comm)
         scores |= {f"val_{name}": score for name, score in held_out.items()}
     return scores
 
 
-def _shapes(values: Tree) -> dict[str, str]:
-    return {path: f"{np.asarray(leaf).dtype} {np.shape(leaf)}" for path, leaf in _named_leaves(values)}
+def _shapes(values: Tree, comm: Any = None) -> dict[str, str]:
+    """Tell dtypes and shapes; with `comm`, those of the rows of all ranks."""
+
+    def shape(leaf: Any) -> tuple[int, ...]:
+        return np.shape(leaf) if comm is None else (comm.allreduce(np.shape(leaf)[0]), *np.shape(leaf)[1:])
+
+    return {path: f"{_array(leaf).dtype} {shape(leaf)}" for path, leaf in _named_leaves(values)}
 
 
 def _called(callback: Callable[[Epoch], Epoch | None], epoch: Epoch) -> Epoch:
@@ -521,7 +598,7 @@ def _kind(value: Any) -> str:
     return f"{type(value).__name__} of {len(value)}" if isinstance(value, tuple | list) else type(value).__name__
 
 
-def _row_weights(y: Array, n: int, weight: Any, class_weight: Any) -> Array | None:
+def _row_weights(y: Array, n: int, weight: Any, class_weight: Any, comm: Any) -> Array | None:
     if weight is None and class_weight is None:
         return None
     w = np.ones(n) if weight is None else np.asarray(weight, np.float64)
@@ -535,12 +612,21 @@ def _row_weights(y: Array, n: int, weight: Any, class_weight: Any) -> Array | No
             raise ValueError(f"class_weight: needs labels of shape ({n},), got y of shape {y.shape}")
         labels, index, counts = np.unique(y, return_inverse=True, return_counts=True)
         if class_weight == "balanced":
-            per_class = n / (len(labels) * counts)
+            if comm is None:
+                per_class = n / (len(labels) * counts)
+            else:
+                every, counted = (
+                    np.concatenate(parts) for parts in zip(*comm.allgather((labels, counts)), strict=True)
+                )
+                every, at = np.unique(every, return_inverse=True)
+                per_class = (counted.sum() / (len(every) * np.bincount(at, counted)))[np.searchsorted(every, labels)]
         elif missing := [label for label in labels.tolist() if label not in class_weight]:
             raise ValueError(f"class_weight: no weight for the label {missing[0]!r}")
         else:
             per_class = np.array([class_weight[label] for label in labels.tolist()], np.float64)
         w = w * per_class[index]
+    if comm is not None and not w.any():
+        return w  # the ranks together need some weight: the epoch's end looks at that
     if not (np.isfinite(w).all() and w.min() >= 0 and w.sum() > 0):
         name = "weight" if class_weight is None else "class_weight"
         raise ValueError(f"{name}: expected finite numbers of at least 0, not all 0, got {w.min()} to {w.max()}")
@@ -552,24 +638,28 @@ def _check_weight(weight: Any, n: int) -> None:
         raise ValueError(f"weight: expected shape ({n},), one per row, got {np.shape(weight)}")
 
 
-def _set_aside(data: Any, fraction: float, weight: Any, key: Key) -> tuple[Any, Any, Any]:
+def _set_aside(data: Any, fraction: float, weight: Any, key: Key, comm: Any) -> tuple[Any, Any, Any]:
     if not _is_pair(data):
         raise ValueError("validation: a fraction needs data that are a pair (x, y) of arrays")
     if not 0 < fraction < 1:
         raise ValueError(f"validation: expected a fraction in (0, 1) or a pair (x, y), got {fraction}")
-    n = _check_rows("data", *data)
+    n = _check_rows("data", data[0], data[1], comm)
     if weight is not None:
         _check_weight(weight, n)
+    here = None if comm is None else distributed.Rows(comm, n)
+    n = here.total if here else n
     held = round(n * fraction)
     if not 0 < held < n:
         raise ValueError(f"validation: {fraction} of {n} rows leaves one side empty")
     order = random.generator(key).permutation(n)
-    parts = np.sort(order[held:]), np.sort(order[:held])
+    parts = [np.sort(order[held:]), np.sort(order[:held])]
+    if here:
+        parts = [here.own(part)[0] for part in parts]
     train, validation = ((_take(data[0], p), _take(np.asanyarray(data[1]), p)) for p in parts)
     return train, validation, None if weight is None else np.asarray(weight)[parts[0]]
 
 
-def _check_rows(name: str, x: Any, y: Any) -> int:
+def _check_rows(name: str, x: Any, y: Any, comm: Any = None) -> int:
     if any(np.ndim(a) == 0 for a in [*tree.leaves(x), y]):
         raise ValueError(f"{name}: expected arrays with the examples along the first axis, got numbers in {_kind(x)}")
     lengths = {int(np.shape(a)[0]) for a in [*tree.leaves(x), y]}
@@ -577,7 +667,7 @@ def _check_rows(name: str, x: Any, y: Any) -> int:
     if len(lengths) != 1:
         raise ValueError(f"{name}: expected x and y with as many rows, got shapes {shapes}")
     n = lengths.pop()
-    if n < 1:
+    if (n if comm is None else comm.allreduce(n)) < 1:
         raise ValueError(f"{name}: expected at least one row, got shapes {shapes}")
     for a in [*tree.leaves(x), y]:
         if not isinstance(a, np.memmap) and np.asarray(a).dtype.kind == "f" and not np.isfinite(a).all():
@@ -587,10 +677,10 @@ def _check_rows(name: str, x: Any, y: Any) -> int:
     return n
 
 
-def _check_validation(validation: Any, source: _Source) -> None:
+def _check_validation(validation: Any, source: _Source, comm: Any) -> None:
     if not _is_pair(validation):
         raise ValueError(f"validation: expected a pair (x, y) or a fraction, got {type(validation).__name__}")
-    _check_rows("validation", *validation)
+    _check_rows("validation", validation[0], validation[1], comm)
     if source.arrays:
         train_shapes, shapes = ([np.shape(a)[1:] for a in tree.leaves(x)] for x in (source.arrays[0], validation[0]))
         if train_shapes != shapes:

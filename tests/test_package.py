@@ -32,9 +32,10 @@ FLOORS = [
     {"optim", "schedules"},
     {"serialization", "summary", "data"},
     {"checkpoint"},
+    {"distributed"},
     {"training"},
 ]
-ABOVE = {"plotting", "estimators", "distributed"}
+ABOVE = {"plotting", "estimators"}
 
 
 def imports(module):
