@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate, count
@@ -148,29 +149,24 @@ class Rows:
         first, last = np.searchsorted(rows, [self.start, self.stop])
         return rows[first:last] - self.start, (int(first),)
 
-    def whole(self, x: Tree, parts: list[slice], take: Callable[[Tree, slice], Tree]) -> Iterator[Tree]:
+    def whole(
+        self, x: Tree, parts: list[slice], in_turn: Callable[[Tree, list[slice]], Iterator[Tree]]
+    ) -> Iterator[Tree]:
         """Yield those parts of the data set whose first row is here, with the rows of later ranks they end in."""
         ranks = range(self.comm.size)
-        sent: list[list[Any]] = [[] for _ in ranks]
-        mine = []
+        mine: list[slice] = []
+        sent: list[list[Tree]] = [[] for _ in ranks]
         for part in parts:
             holders = [r for r in ranks if max(part.start, self.starts[r]) < min(part.stop, self.starts[r + 1])]
-            if self.comm.rank == holders[0]:
-                mine.append(part)
-            elif self.comm.rank in holders:
-                sent[holders[0]].append(self._here(x, part, take))
+            if self.comm.rank in holders:
+                here = slice(max(part.start - self.start, 0), min(part.stop, self.stop) - self.start)
+                if self.comm.rank == holders[0]:
+                    mine.append(here)
+                else:
+                    sent[holders[0]] += in_turn(x, [here])
         later = [piece for pieces in self.comm.alltoall(sent) for piece in pieces]
-
-        def batches() -> Iterator[Tree]:
-            for part in mine:
-                here = self._here(x, part, take)
-                crosses = part.stop > self.stop
-                yield tree.map(_joined, here, *later) if crosses else here
-
-        return batches()
-
-    def _here(self, x: Tree, part: slice, take: Callable[[Tree, slice], Tree]) -> Tree:
-        return take(x, slice(max(part.start - self.start, 0), min(part.stop, self.stop) - self.start))
+        for i, part in enumerate(in_turn(x, mine), 1):
+            yield tree.map(_joined, part, *later) if later and i == len(mine) else part
 
 
 def _joined(*pieces: Any) -> Any:
@@ -252,11 +248,9 @@ def all_or_none(agreed: tuple[type[BaseException], ...]) -> Callable[[Callable[P
             except BaseException as error:
                 if comm is not None and comm.size > 1 and not isinstance(error, (RankError, *agreed)):
                     traceback.print_exc()
-                    print(
-                        f"fmlp: rank {comm.rank} of {comm.size} failed: {type(error).__name__}: {error}",
-                        file=sys.stderr,
-                    )
-                    sys.stderr.flush()
+                    what = f"{type(error).__name__}: {error}"
+                    print(f"fmlp: rank {comm.rank} of {comm.size} failed: {what}", file=sys.stderr, flush=True)
+                    time.sleep(0.3)  # for the launcher to pass that on, before it kills
                     comm.Abort(1)
                 raise
 

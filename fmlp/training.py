@@ -9,12 +9,13 @@ One step of `fit` is what a user's own loop would write:
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import count, islice, pairwise
-from math import inf, isfinite, isnan
+from math import inf, isfinite, isnan, prod
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -42,6 +43,9 @@ __all__ = [
 
 # Of what is not finite `NonFiniteError` tells.
 UNTOLD: dict[str, Any] = {"over": "ignore", "invalid": "ignore", "divide": "ignore"}
+
+# Memory-mapped data larger than a window are shuffled by blocks into windows, and by rows within these.
+BLOCK, WINDOW = 128 << 10, 128 << 20
 
 Metric = Callable[[Any, Any], float]
 History = dict[str, list[float]]
@@ -147,7 +151,9 @@ def fit(
     `data` is a pair ``(x, y)`` of arrays with the examples along the first axis, in memory or memory-mapped (x may
     be a tree of such arrays), or an iterable of batches ``(x, y)`` or ``(x, y, weight)`` that can be gone through
     once an epoch. Arrays are shuffled each epoch and cut into batches of `batch_size`; a last batch that alone has one
-    row joins the one before it. `key` is the source of all randomness: the same key gives the same result, bit for bit.
+    row joins the one before it. A memory-mapped x of more than 128 MiB is shuffled by blocks of 128 KiB, and by rows
+    within each 1,024 blocks, so that no more than these need to be in memory. `key` is the source of all randomness:
+    the same key gives the same result, bit for bit.
 
     `validation` is a pair (x, y), or the fraction of `data` to set aside at random. `metrics` maps names to functions
     ``(y_true, y_pred) -> float``; after each epoch they are worked out at inference on the training and the
@@ -224,14 +230,17 @@ def fit(
     source = _source(data, batch_size, weight, class_weight, shuffle, comm)
     if held_out is not None:
         _check_validation(held_out, source, comm)
+    reached, shared = Progress(params, optimizer.init(params), params), comm is not None and not source.arrays
+    settings |= {"data": _shapes(source.arrays, comm), "validation": _shapes(held_out, comm)} if settings else {}
+    if source.row_bytes and settings:
+        settings["windows"] = [source.row_bytes, BLOCK, WINDOW]
+    if comm is not None:
+        distributed.check_same(comm, settings)
+    if held_out is not None:
         _check_targets("validation", net, params, loss, held_out)
     if source.arrays:
         _check_targets("data", net, params, loss, source.arrays)
 
-    reached, shared = Progress(params, optimizer.init(params), params), comm is not None and not source.arrays
-    settings |= {"data": _shapes(source.arrays, comm), "validation": _shapes(held_out, comm)} if settings else {}
-    if comm is not None:
-        distributed.check_same(comm, settings)
     saver = Saver(checkpoint, settings, reached) if checkpoint is not None and main else None
     if saver:
         reached = saver.latest
@@ -322,8 +331,8 @@ def predict(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Any:
     """
     _check_count("batch_size", batch_size)
     if _rows(x) <= batch_size:
-        return net.apply(params, x)
-    outputs = [net.apply(params, _take(x, part)) for part in _slices(_rows(x), batch_size)]
+        return net.apply(params, _take(x, slice(None)))
+    outputs = [net.apply(params, part) for part in _in_turn(x, _slices(_rows(x), batch_size))]
     return tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
 
@@ -399,9 +408,9 @@ def calibrate(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024, comm:
     _check_count("batch_size", batch_size)
     n = _rows(x)
     if comm is None:
-        return _calibrated(net, params, (_take(x, part) for part in _slices(n, batch_size)))
+        return _calibrated(net, params, _in_turn(x, _slices(n, batch_size)))
     here = distributed.Rows(comm, n)
-    return _calibrated(net, params, here.whole(x, _slices(here.total, batch_size), _take), comm)
+    return _calibrated(net, params, here.whole(x, _slices(here.total, batch_size), _in_turn), comm)
 
 
 def on_plateau(monitor: str, plateau: ReduceOnPlateau) -> Callable[[Epoch], Epoch]:
@@ -433,6 +442,8 @@ class _Source(NamedTuple):
     steps: int | None
     inputs: Callable[[], Iterator[Any]]
     arrays: tuple[Any, Any] | None
+    row_bytes: int = 0
+    """Of data that are shuffled in windows, else 0."""
 
 
 def _step(net: Layer, loss: Any, comm: Any, interrupts: Callable[[], bool]) -> Callable[..., tuple[Any, Tree, float]]:
@@ -450,6 +461,11 @@ def _step(net: Layer, loss: Any, comm: Any, interrupts: Callable[[], bool]) -> C
 
 
 def _source(data: Any, batch_size: int, weight: Any, class_weight: Any, shuffle: bool, comm: Any = None) -> _Source:
+    if isinstance(data, np.lib.npyio.NpzFile):
+        raise TypeError(
+            "data: expected a pair (x, y) of arrays, got an npz file, which cannot be memory-mapped. Take (file['x'], "
+            "file['y']) if they fit into memory; else save each as npy and open it with np.load(path, mmap_mode='r')"
+        )
     if not _is_pair(data):
         if weight is not None or class_weight is not None:
             raise ValueError("weight: batches bring their own; yield (x, y, weight)")
@@ -475,26 +491,35 @@ def _source(data: Any, batch_size: int, weight: Any, class_weight: Any, shuffle:
             None,
         )
 
-    x, y = tree.map(_array, data[0]), np.asanyarray(data[1])
+    x, y = tree.map(lambda a: a if isinstance(a, np.memmap) else _array(a), data[0]), np.asanyarray(data[1])
     n = _check_rows("data", x, y, comm)
     w = _row_weights(y, n, weight, class_weight, comm)
     here = None if comm is None else distributed.Rows(comm, n)
     parts = _slices(here.total if here else n, batch_size)
     whole = _slices(here.total if here else n, 1024)
+    row_bytes = _mapped_bytes(x)
+    if comm is not None:
+        row_bytes = max(comm.allgather(row_bytes))
+    if row_bytes * parts[-1].stop <= WINDOW:
+        row_bytes = 0
 
     def batches(key: Key) -> Iterator[tuple[Any, ...]]:
-        order = random.generator(key).permutation(parts[-1].stop) if shuffle else np.arange(parts[-1].stop)
+        windows, left = _windows(key if shuffle else None, parts[-1].stop, row_bytes), np.empty(0, np.intp)
         for part in parts:
-            rows = np.sort(order[part])  # in their order memory and disk are read faster
+            n = part.stop - part.start
+            while len(left) < n:
+                _release(x)
+                left = np.concatenate([left, next(windows)])
+            rows, left = np.sort(left[:n]), left[n:]  # in their order memory and disk are read faster
             start: tuple[int, ...] = ()
             if here:
                 rows, start = here.own(rows)
             yield _take(x, rows), _take(y, rows), None if w is None else w[rows], *start
 
     def inputs() -> Iterator[Any]:
-        return here.whole(x, whole, _take) if here else (_take(x, part) for part in whole)
+        return here.whole(x, whole, _in_turn) if here else _in_turn(x, whole)
 
-    return _Source(batches, len(parts), inputs, (x, y))
+    return _Source(batches, len(parts), inputs, (x, y), row_bytes if shuffle else 0)
 
 
 def _slices(n: int, batch_size: int) -> list[slice]:
@@ -505,15 +530,81 @@ def _slices(n: int, batch_size: int) -> list[slice]:
     return [slice(a, b) for a, b in pairwise([0, *ends])]
 
 
+def _windows(key: Key | None, n: int, row_bytes: int) -> Iterator[Array]:
+    """Yield the numbers of n rows in random order, or without a key in their own, as many at a time as are in memory.
+
+    Rows of memory-mapped data, of `row_bytes` each, come from disk by blocks. A window is as many blocks, drawn from
+    all over the data, as make `WINDOW` bytes; its rows come in random order.
+    """
+    if key is None:
+        yield from (np.arange(i, min(i + 2**20, n)) for i in range(0, n, 2**20))
+    elif not row_bytes:
+        yield random.generator(key).permutation(n)
+    else:
+        generator = random.generator(key)
+        block = max(BLOCK // row_bytes, 1)
+        blocks = generator.permutation(-(-n // block))
+        many = max(WINDOW // (block * row_bytes), 1)
+        for i in range(0, len(blocks), many):
+            rows = (blocks[i : i + many, None] * block + np.arange(block)).ravel()
+            yield generator.permutation(rows[rows < n])
+
+
+class _Subset:
+    """Some rows of a memory-mapped array, read when they are asked for."""
+
+    def __init__(self, array: np.memmap[Any, Any], rows: Array) -> None:
+        self.array, self.rows = array, rows
+        self.shape, self.dtype, self.ndim = (len(rows), *array.shape[1:]), array.dtype, array.ndim
+
+    def __getitem__(self, at: slice | Array) -> Array:
+        return np.asarray(self.array)[self.rows[at]]
+
+
+def _mapped(x: Any) -> Iterator[np.memmap[Any, Any]]:
+    """Yield what is memory-mapped."""
+    for leaf in tree.leaves(x):
+        array = leaf.array if isinstance(leaf, _Subset) else leaf
+        if isinstance(array, np.memmap):
+            yield array
+
+
+def _mapped_bytes(x: Any) -> int:
+    return sum(prod(array.shape[1:]) * array.itemsize for array in _mapped(x))
+
+
+def _release(x: Any) -> None:
+    """Let go of the pages read of memory-mapped files: they stay in the system's cache, but are not this process's."""
+    for array in _mapped(x):
+        file: Any = array
+        while isinstance(file, np.ndarray):
+            file = file.base
+        if array.mode == "r" and hasattr(file, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
+            file.madvise(mmap.MADV_DONTNEED)
+
+
+def _in_turn(x: Any, parts: list[slice]) -> Iterator[Any]:
+    """Yield parts of the rows, and let go of what is memory-mapped after each window of them."""
+    read, row_bytes = 0, _mapped_bytes(x)
+    for part in parts:
+        yield _take(x, part)
+        read += (part.stop - part.start) * row_bytes
+        if read > WINDOW:
+            _release(x)
+            read = 0
+
+
 def _take(x: Any, rows: slice | Array) -> Any:
-    if isinstance(x, np.ndarray):
+    if type(x) is np.ndarray:
         return x[rows] if isinstance(rows, slice) else x.take(rows, axis=0)
     return tree.map(lambda a: _array(a)[rows], x)
 
 
 def _array(x: Any) -> Any:
-    """Return `x` as an array, unless it is sparse."""
-    return x.tocsr() if hasattr(x, "tocsr") else np.asanyarray(x)
+    """Return `x` as an array, unless it is sparse or read when it is asked for."""
+    if isinstance(x, np.memmap):
+        return x.view(np.ndarray)
+    return x if isinstance(x, _Subset) else x.tocsr() if hasattr(x, "tocsr") else np.asanyarray(x)
 
 
 def _keys(key: Key) -> Iterator[Key]:
@@ -655,7 +746,12 @@ def _set_aside(data: Any, fraction: float, weight: Any, key: Key, comm: Any) -> 
     parts = [np.sort(order[held:]), np.sort(order[:held])]
     if here:
         parts = [here.own(part)[0] for part in parts]
-    train, validation = ((_take(data[0], p), _take(np.asanyarray(data[1]), p)) for p in parts)
+
+    def pick(rows: Array) -> tuple[Any, Any]:
+        x = tree.map(lambda a: _Subset(a, rows) if isinstance(a, np.memmap) else _take(a, rows), data[0])
+        return x, _take(np.asanyarray(data[1]), rows)
+
+    train, validation = map(pick, parts)
     return train, validation, None if weight is None else np.asarray(weight)[parts[0]]
 
 
@@ -670,7 +766,7 @@ def _check_rows(name: str, x: Any, y: Any, comm: Any = None) -> int:
     if (n if comm is None else comm.allreduce(n)) < 1:
         raise ValueError(f"{name}: expected at least one row, got shapes {shapes}")
     for a in [*tree.leaves(x), y]:
-        if not isinstance(a, np.memmap) and np.asarray(a).dtype.kind == "f" and not np.isfinite(a).all():
+        if not isinstance(a, np.memmap | _Subset) and np.asarray(a).dtype.kind == "f" and not np.isfinite(a).all():
             raise ValueError(
                 f"{name}: expected finite numbers, got NaN or infinity in the array of shape {np.shape(a)}"
             )
