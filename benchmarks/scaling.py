@@ -4,8 +4,8 @@
     python -m benchmarks.scaling --short    # half a minute; prints, writes nothing
     python -m benchmarks.scaling --draw     # draws the picture again from scaling.json
 
-Every figure is the median over rounds in which all take their turn, each in new processes. A step's time is that of whole
-epochs of `fit`, shuffling, batching and exchange included, the start-up excluded: (5 epochs - 1 epoch) / 4.
+Every figure is the median over rounds in which all take their turn, each in new processes. A step's time is that of
+whole epochs of `fit`, shuffling, batching and exchange included, the start-up excluded: (3 epochs - 1 epoch) / 2.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def step_time(name: str, batch: int, comm: Any) -> float:
         return result.seconds
 
     seconds(1)
-    return float(np.median([(seconds(5) - seconds(1)) / (4 * STEPS) for _ in range(5)]))
+    return float(np.median([(seconds(3) - seconds(1)) / (2 * STEPS) for _ in range(3)]))
 
 
 def compute_time(name: str) -> dict[str, Any]:
@@ -126,16 +126,13 @@ def allreduce_times(comm: Any) -> dict[str, float]:
     return found
 
 
-def median_time(f: Any, comm: Any = None, seconds: float = 0.3) -> float:
+def median_time(f: Any, comm: Any = None, seconds: float = 0.2) -> float:
     """Time a function."""
-    times: list[float] = []
     for _ in range(3):
         f()
     budget = int(np.clip(seconds / max(timed(f), 1e-7), 9, 2000))
     budget = comm.bcast(budget) if comm else budget
-    for _ in range(budget):
-        times.append(timed(f))
-    return float(np.median(times))
+    return float(np.median([timed(f) for _ in range(budget)]))
 
 
 def timed(f: Any) -> float:

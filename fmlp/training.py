@@ -495,31 +495,34 @@ def _source(data: Any, batch_size: int, weight: Any, class_weight: Any, shuffle:
     n = _check_rows("data", x, y, comm)
     w = _row_weights(y, n, weight, class_weight, comm)
     here = None if comm is None else distributed.Rows(comm, n)
-    parts = _slices(here.total if here else n, batch_size)
-    whole = _slices(here.total if here else n, 1024)
+    total = here.total if here else n
+    parts, whole = _slices(total, batch_size), _slices(total, 1024)
     row_bytes = _mapped_bytes(x)
     if comm is not None:
         row_bytes = max(comm.allgather(row_bytes))
-    if row_bytes * parts[-1].stop <= WINDOW:
+    if row_bytes * total <= WINDOW:
         row_bytes = 0
 
     def batches(key: Key) -> Iterator[tuple[Any, ...]]:
-        windows, left = _windows(key if shuffle else None, parts[-1].stop, row_bytes), np.empty(0, np.intp)
-        for part in parts:
-            n = part.stop - part.start
-            while len(left) < n:
-                _release(x)
-                left = np.concatenate([left, next(windows)])
-            rows, left = np.sort(left[:n]), left[n:]  # in their order memory and disk are read faster
-            start: tuple[int, ...] = ()
-            if here:
-                rows, start = here.own(rows)
-            yield _take(x, rows), _take(y, rows), None if w is None else w[rows], *start
+        generator = random.generator(key) if shuffle else None
+        # Where the data are read by windows, the rows of this one, what x holds of them here, and where that begins.
+        rows, held, begin, end = None, x, here.start if here else 0, here.stop if here else n
+        for window, some in _windows(generator, parts, row_bytes):
+            if window is not None:
+                begin, end = np.searchsorted(window, [here.start, here.stop]) if here else (0, len(window))
+                rows, held = window[begin:end] - (here.start if here else 0), None  # the last one's memory is free now
+                held = _read(x, rows)
+            for at in some:
+                first, last = np.searchsorted(at, [begin, end]) if here else (0, len(at))
+                own = at[first:last] - begin
+                of_all = own if rows is None else rows[own]
+                start = (int(first),) if here else ()
+                yield _take(held, own), _take(y, of_all), None if w is None else w[of_all], *start
 
     def inputs() -> Iterator[Any]:
         return here.whole(x, whole, _in_turn) if here else _in_turn(x, whole)
 
-    return _Source(batches, len(parts), inputs, (x, y), row_bytes if shuffle else 0)
+    return _Source(batches, len(parts), inputs, (x, y), row_bytes)
 
 
 def _slices(n: int, batch_size: int) -> list[slice]:
@@ -530,24 +533,52 @@ def _slices(n: int, batch_size: int) -> list[slice]:
     return [slice(a, b) for a, b in pairwise([0, *ends])]
 
 
-def _windows(key: Key | None, n: int, row_bytes: int) -> Iterator[Array]:
-    """Yield the numbers of n rows in random order, or without a key in their own, as many at a time as are in memory.
+def _windows(generator: Any, parts: list[slice], row_bytes: int) -> Iterator[tuple[Array | None, Iterator[Array]]]:
+    """Yield the rows of each batch, in their order, and where not all are in memory at once, those that are: windows.
 
-    Rows of memory-mapped data, of `row_bytes` each, come from disk by blocks. A window is as many blocks, drawn from
-    all over the data, as make `WINDOW` bytes; its rows come in random order.
+    Rows of memory-mapped data, of `row_bytes` each, are read by blocks. A window is as many blocks, drawn from all over
+    the data, as make `WINDOW` bytes, or a little less, for whole batches; the batches are of its rows, by their
+    position in it. Without a generator all is in the order of the data.
     """
-    if key is None:
-        yield from (np.arange(i, min(i + 2**20, n)) for i in range(0, n, 2**20))
-    elif not row_bytes:
-        yield random.generator(key).permutation(n)
-    else:
-        generator = random.generator(key)
-        block = max(BLOCK // row_bytes, 1)
-        blocks = generator.permutation(-(-n // block))
-        many = max(WINDOW // (block * row_bytes), 1)
-        for i in range(0, len(blocks), many):
-            rows = (blocks[i : i + many, None] * block + np.arange(block)).ravel()
-            yield generator.permutation(rows[rows < n])
+    n = parts[-1].stop
+
+    def batches(some: list[slice]) -> Iterator[Array]:
+        first, size = some[0].start, some[-1].stop - some[0].start
+        order = np.arange(size) if generator is None else generator.permutation(size)
+        return (np.sort(order[part.start - first : part.stop - first]) for part in some)  # sorted: is read faster
+
+    if not row_bytes:
+        yield None, batches(parts)
+        return
+    block = max(BLOCK // row_bytes, 1)
+    blocks = iter(np.arange(-(-n // block)) if generator is None else generator.permutation(-(-n // block)))
+    many = max(WINDOW // (row_bytes * (parts[0].stop - parts[0].start)), 1)
+    left = np.empty(0, np.intp)
+    for i in range(0, len(parts), many):
+        some = parts[i : i + many]
+        size = some[-1].stop - some[0].start
+        missing = -(-(size - len(left)) // block) + 1  # one more, for the last block of all may be short
+        more = np.array([*islice(blocks, missing)], np.intp)[:, None] * block + np.arange(block)
+        stream = np.concatenate([left, more[more < n]])
+        left = stream[size:]
+        yield np.sort(stream[:size]), batches(some)
+
+
+def _read(x: Any, rows: Array) -> Any:
+    """Read rows of memory-mapped arrays into memory, and let go of the files' pages on the way."""
+
+    def read(leaf: Any) -> Any:
+        if not isinstance(leaf, np.memmap | _Subset):
+            return _take(leaf, rows)
+        array, at = (leaf.array, leaf.rows[rows]) if isinstance(leaf, _Subset) else (_array(leaf), rows)
+        held = np.empty((len(at), *array.shape[1:]), array.dtype)
+        piece = max(WINDOW // 64 // max(prod(array.shape[1:]) * array.itemsize, 1), 1)
+        for i in range(0, len(at), piece):
+            np.take(array, at[i : i + piece], 0, held[i : i + piece], "clip")
+            _release(x)
+        return held
+
+    return tree.map(read, x)
 
 
 class _Subset:
@@ -584,12 +615,12 @@ def _release(x: Any) -> None:
 
 
 def _in_turn(x: Any, parts: list[slice]) -> Iterator[Any]:
-    """Yield parts of the rows, and let go of what is memory-mapped after each window of them."""
+    """Yield parts of the rows, and let go now and then of what was memory-mapped to read them."""
     read, row_bytes = 0, _mapped_bytes(x)
     for part in parts:
         yield _take(x, part)
         read += (part.stop - part.start) * row_bytes
-        if read > WINDOW:
+        if read > WINDOW // 8:
             _release(x)
             read = 0
 

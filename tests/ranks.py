@@ -10,7 +10,7 @@ import numpy as np
 from mpi4py import MPI
 
 import fmlp
-from fmlp import Checkpoint, EarlyStopping, distributed, losses, metrics, optim, random, schedules, tree
+from fmlp import Checkpoint, EarlyStopping, distributed, losses, metrics, optim, random, schedules, training, tree
 from fmlp.layers import (
     BatchNorm,
     Dense,
@@ -230,6 +230,21 @@ def agree(out, _):
     assert abs(scores["loss"] - alone["loss"]) < 1e-6
 
 
+def mapped(out, _):
+    """Files of each rank's own, read by windows that are small: the same answer as from one file."""
+    training.BLOCK, training.WINDOW = 4 * 16, 40 * 16
+    ends = [0, 30, 30, 100, len(X)] if COMM.size == 4 else [0, 37, len(X)]
+    here = slice(*ends[COMM.rank : COMM.rank + 2])
+    histories = {}
+    for name, rows, comm in [("ranks", here, COMM), ("alone", slice(None), None)]:
+        path = f"{out}.{name}.{COMM.rank}.npy"
+        np.save(path, X[rows] if len(X[rows]) else X[:1])
+        x = np.load(path, mmap_mode="r")[: len(X[rows])]
+        histories[name] = fit(data=(x, Y[rows]), comm=comm).history
+    for name, values in histories["alone"].items():
+        np.testing.assert_allclose(histories["ranks"][name], values, rtol=1e-3)
+
+
 def empty(out, _):
     """Rank 1 has no rows, and none to validate with."""
     assert same_everywhere(fit(rows=slice(0, 0) if COMM.rank == 1 else slice(None))[:3])
@@ -311,6 +326,7 @@ TASKS = {
     "interrupted": interrupted,
     "kill": one_rank(lambda: os.kill(os.getpid(), signal.SIGKILL)),
     "kinds": kinds,
+    "mapped": mapped,
     "raise": one_rank(fail),
     "same": same,
     "widths": widths,

@@ -109,6 +109,11 @@ def test_batches_of_ones_own(tmp_path):
     succeed(4, "batches", tmp_path / "out", "")
 
 
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_mapped_files_of_each_ranks_own(tmp_path, ranks):
+    succeed(ranks, "mapped", tmp_path / "out", "")
+
+
 def test_a_loop_of_ones_own_needs_one_allreduce_a_step():
     calls = []
 
