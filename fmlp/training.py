@@ -150,10 +150,11 @@ def fit(
 
     `data` is a pair ``(x, y)`` of arrays with the examples along the first axis, in memory or memory-mapped (x may
     be a tree of such arrays), or an iterable of batches ``(x, y)`` or ``(x, y, weight)`` that can be gone through
-    once an epoch. Arrays are shuffled each epoch and cut into batches of `batch_size`; a last batch that alone has one
-    row joins the one before it. A memory-mapped x of more than 128 MiB is shuffled by blocks of 128 KiB, and by rows
-    within each 1,024 blocks, so that no more than these need to be in memory. `key` is the source of all randomness:
-    the same key gives the same result, bit for bit.
+    once an epoch, in the order that its method ``shuffled(key)`` gives if it has one (`data.Batches`). Arrays are
+    shuffled each epoch and cut into batches of `batch_size`; a last batch that alone has one row joins the one before
+    it. A memory-mapped x of more than 128 MiB is shuffled by blocks of 128 KiB, and by rows within each 1,024 blocks:
+    no more than these are in memory. `key` is the source of all randomness: the same key gives the same result, bit
+    for bit.
 
     `validation` is a pair (x, y), or the fraction of `data` to set aside at random. `metrics` maps names to functions
     ``(y_true, y_pred) -> float``; after each epoch they are worked out at inference on the training and the
@@ -475,17 +476,17 @@ def _source(data: Any, batch_size: int, weight: Any, class_weight: Any, shuffle:
                 f"epoch, got {_kind(data)}"
             )
 
-        def given() -> Iterator[tuple[Any, Any, Any]]:
-            for batch in data:
+        def given(key: Key | None = None) -> Iterator[tuple[Any, Any, Any]]:
+            for batch in data if key is None or not hasattr(data, "shuffled") else data.shuffled(key):
                 if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
                     raise TypeError(f"data: expected batches (x, y) or (x, y, weight), got {_kind(batch)}")
                 yield batch[0], np.asarray(batch[1]), batch[2] if len(batch) == 3 else None
 
         steps = getattr(data, "__len__", lambda: None)()
         if comm is None:
-            return _Source(lambda key: given(), steps, lambda: (x for x, _, _ in given()), None)
+            return _Source(lambda key: given(key if shuffle else None), steps, lambda: (x for x, _, _ in given()), None)
         return _Source(
-            lambda key: distributed.aligned(comm, given()),
+            lambda key: distributed.aligned(comm, given(key if shuffle else None)),
             None,
             lambda: (x for x, *_ in distributed.aligned(comm, given())),
             None,

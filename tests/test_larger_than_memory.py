@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fmlp
-from fmlp import losses, metrics, optim, random, training, tree
+from fmlp import data, losses, metrics, optim, random, training, tree
 from fmlp.layers import BatchNorm, Dense, Elu, serial
 
 
@@ -21,8 +21,8 @@ def windows_of(n, batch, row_bytes, key=None):
 
 
 @given(st.integers(1, 3000), st.integers(1, 500), st.integers(1, 200), st.booleans(), st.data())
-def test_windows_hold_every_row_once_from_blocks_all_over_the_data(n, row_bytes, batch, shuffle, data):
-    block_bytes, window_bytes = data.draw(st.integers(1, 2000)), data.draw(st.integers(1, 60_000))
+def test_windows_hold_every_row_once_from_blocks_all_over_the_data(n, row_bytes, batch, shuffle, draw):
+    block_bytes, window_bytes = draw.draw(st.integers(1, 2000)), draw.draw(st.integers(1, 60_000))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "BLOCK", block_bytes)
         patch.setattr(training, "WINDOW", window_bytes)
@@ -56,10 +56,10 @@ def test_a_sorted_file_is_mixed_as_well_as_the_windows_are_large(monkeypatch):
 NET = serial(Dense(8), BatchNorm(), Elu(), Dense(3))
 
 
-def fit(data, **settings):
+def fit(pair, **settings):
     _, params = NET.init(random.key(1), (4,))
     given = {"loss": losses.cross_entropy, "optimizer": optim.adam(0.01), "epochs": 3, "key": random.key(7)}
-    return fmlp.fit(NET, params, data, **(given | {"batch_size": 8, "progress": False} | settings))
+    return fmlp.fit(NET, params, pair, **(given | {"batch_size": 8, "progress": False} | settings))
 
 
 def table(n=200):
@@ -153,3 +153,88 @@ def test_npz_is_refused_with_advice(tmp_path):
     np.savez(tmp_path / "set.npz", x=x, y=y)
     with np.load(tmp_path / "set.npz") as file, pytest.raises(TypeError, match=r"mmap_mode='r'"):
         fit(file)
+
+
+# ----------------------------------------------------------------------------- Parquet and CSV shards
+
+
+@pytest.fixture(params=["parquet", "csv"])
+def shards(request, tmp_path):
+    """Write three files of 110 rows in all, each row with a number of its own."""
+    pyarrow, csv, parquet = map(pytest.importorskip, ["pyarrow", "pyarrow.csv", "pyarrow.parquet"])
+    for i, rows in enumerate(np.split(np.arange(110), [40, 47])):
+        table = pyarrow.table({"id": rows / 2, "kind": rows % 3, "twice": rows.astype(np.int32) * 2})
+        if request.param == "csv":
+            csv.write_csv(table, tmp_path / f"{i}.csv")
+        else:
+            parquet.write_table(table, tmp_path / f"{i}.parquet", row_group_size=13)
+    return tmp_path
+
+
+def read(batches):
+    x, y = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    assert np.array_equal(2 * x[:, 0] % 3, y)
+    assert np.array_equal(4 * x[:, 0], x[:, 1])
+    return (2 * x[:, 0]).astype(int)
+
+
+@pytest.mark.parametrize("window", [1, 20, 1000])
+def test_shards_come_as_batches_in_their_order_or_shuffled(shards, window):
+    batches = data.Batches(shards, "kind", 12, window=window)
+    assert [len(y) for _, y in batches] == [12] * 9 + [2]
+    assert [len(y) for _, y in data.Batches(shards, "kind", 109, window=window)] == [110]
+    x, y = next(iter(batches))
+    assert (x.dtype, x.shape, y.dtype) == (np.float32, (12, 2), np.int64)
+    assert np.array_equal(read(batches), np.arange(110))
+    orders = [read(batches.shuffled(random.key(seed))) for seed in (0, 0, 1)]
+    assert all(np.array_equal(np.sort(order), np.arange(110)) for order in orders)
+    assert np.array_equal(orders[0], orders[1])
+    assert not np.array_equal(orders[0], orders[2])
+    assert np.array_equal(read(batches), np.arange(110))  # as it was
+
+
+def test_each_part_of_the_shards_is_read_by_one(shards):
+    parts = [read(data.Batches(shards, "kind", 5, part=(rank, 2))) for rank in range(2)]
+    assert min(map(len, parts)) > 0
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(110))
+    assert list(data.Batches(shards, "kind", part=(50, 51))) == []
+
+
+def test_fit_shuffles_shards_anew_each_epoch(shards):
+    net = serial(Dense(8), Elu(), Dense(3))
+    _, params = net.init(random.key(1), (2,))
+    seen = []
+
+    class Seen(data.Batches):
+        def _cut(self, x, y):
+            seen.append(y)
+            return super()._cut(x, y)
+
+    settings = {"loss": losses.cross_entropy, "optimizer": optim.adam(0.01), "key": random.key(7), "progress": False}
+    fmlp.fit(net, params, Seen(shards, "kind", 16), epochs=2, **settings)
+    assert not np.array_equal(seen[0], seen[1])
+    seen.clear()
+    fmlp.fit(net, params, Seen(shards, "kind", 16), epochs=2, shuffle=False, **settings)
+    assert np.array_equal(seen[0], np.arange(110) % 3)
+
+
+def test_shards_that_are_none_are_refused(shards, tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.csv").write_text("a,b\nx,1\n")
+    (tmp_path / "missing").mkdir()
+    (tmp_path / "missing" / "a.csv").write_text("a,b\n1,1\n,2\n")
+    (tmp_path / "text" / "broken.parquet").write_bytes(b"PAR1 and no more")
+    for name, label, message in [
+        (shards, "color", "expected a column 'color' and others, got id, kind, twice"),
+        (tmp_path / "text", "b", "expected .parquet or .csv files, all of one kind"),
+        (tmp_path / "text" / "a.csv", "b", "expected finite numbers and none missing in 'a', got string"),
+        (tmp_path / "missing", "b", "expected finite numbers and none missing in 'a'"),
+        (tmp_path / "text" / "broken.parquet", "b", "broken.parquet: cannot be read as .parquet"),
+        (tmp_path / "text" / "a.csv", "a", "in 'a', got string"),
+    ]:
+        with pytest.raises(fmlp.FileFormatError, match=message):
+            list(data.Batches(name, label))
+    with pytest.raises(FileNotFoundError):
+        data.Batches(tmp_path / "nowhere.csv", "b")
+    with pytest.raises(ValueError, match="batch_size=0"):
+        data.Batches(shards, "kind", 0)
