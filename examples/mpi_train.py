@@ -1,4 +1,4 @@
-"""Train on several processes: ``mpiexec -n 2 python examples/mpi_train.py``. Each reads its part of the digits only."""
+"""Train on several processes: ``mpiexec -n 2 python examples/mpi_train.py``. Each trains on its part of the digits."""
 
 from pathlib import Path
 
@@ -31,6 +31,5 @@ result = fmlp.fit(
 )
 if comm.rank == 0:
     accuracy = metrics.accuracy(y_test, fmlp.predict(net, result.params, x_test / 16).argmax(1))
-    print(
-        f"{comm.size} ranks: loss {result.history['loss'][-1]:.5f}, test accuracy {accuracy:.4f}, {result.seconds:.1f} s"
-    )
+    loss = result.history["loss"][-1]
+    print(f"{comm.size} ranks: loss {loss:.5f}, test accuracy {accuracy:.4f}, {result.seconds:.1f} s")
