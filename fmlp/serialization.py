@@ -39,7 +39,6 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
            [1.]])}}, {'classes': '0-9'})
     """
     import json
-    import tempfile
 
     arrays = {}
     for name, leaf in zip(tree.paths(params), tree.leaves(params), strict=True):
@@ -54,17 +53,15 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
     _nested(arrays)
     arrays[_METADATA] = np.array(json.dumps(metadata or {}))
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with draft.open("xb") as file:
             _write(file, arrays)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
@@ -151,9 +148,3 @@ def _write(file: IO[bytes], arrays: dict[str, Any]) -> None:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 npy.write_array(member, array, allow_pickle=False)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

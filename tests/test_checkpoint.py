@@ -263,6 +263,41 @@ def test_a_limit_on_files_is_a_clear_error(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+READ_ONLY = """
+import os
+import numpy as np
+import fmlp
+from fmlp import losses, optim, random
+from fmlp.layers import Dense
+
+def fit(epochs):
+    net, x = Dense(1), np.ones((4, 2), np.float32)
+    return fmlp.fit(net, net.init(random.key(0), (2,))[1], (x, x[:, 0]), loss=losses.mse, optimizer=optim.sgd(0.1),
+                    epochs=epochs, key=random.key(0), checkpoint="run.npz", progress=False)
+
+for _ in range(2):
+    fit(1)  # once to write it, once to load all that reading it takes: another user may not see root's Python
+before = open("run.npz", "rb").read()
+os.chmod(".", 0o555)
+if os.geteuid() == 0:  # root may write anywhere
+    os.setuid(65534)
+try:
+    fit(2)
+except fmlp.CheckpointError as error:
+    print(error, sorted(error.params))
+print(open("run.npz", "rb").read() == before, os.listdir())
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs permissions as Unix has them")
+def test_a_read_only_folder_leaves_the_old_file_and_hands_over_what_was_reached(tmp_path):
+    done = subprocess.run([sys.executable, "-c", READ_ONLY], cwd=tmp_path, capture_output=True, text=True)
+    tmp_path.chmod(0o755)
+    assert done.stderr == ""
+    denied = "checkpoint: run.npz could not be written: Permission denied ['b', 'w']"
+    assert done.stdout.splitlines() == [denied, "True ['run.npz']"]
+
+
 # ---------------------------------------------------------------------------------- signals, kills
 
 

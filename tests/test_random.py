@@ -1,4 +1,6 @@
-"""Keys: the same bits whenever and wherever, children that are distinct and independent, and pinned values.
+"""Keys: the same bits whenever and wherever, and children that are distinct and independent.
+
+Their values are pinned in `golden/streams.json` (test_determinism).
 
 The statistical tests have fixed seeds, so they pass always or never. Their bounds are five standard deviations
 unless they say otherwise: a sound generator would fail one in 1.7 million of them.
@@ -72,26 +74,6 @@ def test_a_key_is_its_three_numbers_however_they_lie_in_memory():
     word = np.uint64(7)
     repeated, whole = np.broadcast_to(word, 3), np.full(3, word)
     assert np.array_equal(random.generator(repeated).random(3), random.generator(whole).random(3))
-
-
-def test_streams_are_pinned():
-    """A change of any stream changes every seeded result of every user: it must be meant."""
-    key = random.key(0)
-    pinned = {
-        "key": (key, [0xDB2CD7E7B0F478BE, 0xABF4641A2C71BA49, 0x20C6ED6D9D7B8D41]),
-        "large": (random.key(2**100 + 7), [0x0075DD2B5ACF567A, 0xAB0AD26D75C16270, 0xEFA19A0F852D9D38]),
-        "split 0": (random.split(key)[0], [0x05F58D093C7F2C24, 0x40F518AE27E0D4F1, 0xAFE4BE8AE14CE610]),
-        "split 1": (random.split(key)[1], [0x666545F9C22037F8, 0x0A953F7463ECACE8, 0x5A110154B6768437]),
-        "fold_in 0": (random.fold_in(key, 0), [0xEC966BBEE879996C, 0x1A2D78395897DC41, 0x02774680535B1E1C]),
-        "fold_in max": (random.fold_in(key, 2**64 - 1), [0x2014D378D98B8211, 0x423E974CB85032B0, 0x9D1CDC95355B2442]),
-        "stream": (
-            random.generator(key).bit_generator.random_raw(3),
-            [0x91959E5FB96A6332, 0x3C1DD8A25A7E9F21, 0x657BDFFC99798D9E],
-        ),
-        "bernoulli": (np.flatnonzero(random.bernoulli(key, 0.3, (24,))), [7, 13, 15, 18, 20, 22]),
-    }
-    for name, (got, expected) in pinned.items():
-        assert got.tolist() == expected, name
 
 
 # ------------------------------------------------------------------------------------ distinctness
