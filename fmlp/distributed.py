@@ -144,10 +144,10 @@ class Rows:
         """The number of rows on all ranks."""
         return int(self.starts[-1])
 
-    def own(self, rows: Array) -> tuple[Array, tuple[int]]:
-        """Pick from sorted numbers of rows those that are here, and say how many are on the ranks before."""
+    def own(self, rows: Array) -> Array:
+        """Pick from sorted numbers of rows those that are here, counted from this rank's first."""
         first, last = np.searchsorted(rows, [self.start, self.stop])
-        return rows[first:last] - self.start, (int(first),)
+        return rows[first:last] - self.start
 
     def whole(
         self, x: Tree, parts: list[slice], in_turn: Callable[[Tree, list[slice]], Iterator[Tree]]

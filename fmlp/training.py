@@ -514,10 +514,12 @@ def _source(data: Any, batch_size: int, weight: Any, class_weight: Any, shuffle:
                 rows, held = window[begin:end] - (here.start if here else 0), None  # the last one's memory is free now
                 held = _read(x, rows)
             for at in some:
-                first, last = np.searchsorted(at, [begin, end]) if here else (0, len(at))
-                own = at[first:last] - begin
+                own: Array = at
+                start: tuple[int, ...] = ()
+                if here:  # of the whole batch's rows those that are here, and how many are on the ranks before
+                    first, last = np.searchsorted(at, [begin, end])
+                    own, start = at[first:last] - begin, (int(first),)
                 of_all = own if rows is None else rows[own]
-                start = (int(first),) if here else ()
                 yield _take(held, own), _take(y, of_all), None if w is None else w[of_all], *start
 
     def inputs() -> Iterator[Any]:
@@ -777,7 +779,7 @@ def _set_aside(data: Any, fraction: float, weight: Any, key: Key, comm: Any) -> 
     order = random.generator(key).permutation(n)
     parts = [np.sort(order[held:]), np.sort(order[:held])]
     if here:
-        parts = [here.own(part)[0] for part in parts]
+        parts = [here.own(part) for part in parts]
 
     def pick(rows: Array) -> tuple[Any, Any]:
         x = tree.map(lambda a: _Subset(a, rows) if isinstance(a, np.memmap) else _take(a, rows), data[0])
