@@ -25,7 +25,7 @@ from benchmarks.scaling import network
 from fmlp import data, losses, metrics, optim, random, training
 from fmlp.layers import Dense, Relu, serial
 
-LIMIT = 256 << 20  # of the memory that a process may ask for
+LIMIT = 512 << 20  # of the memory that a process may ask for
 
 
 def memory() -> dict[str, int]:

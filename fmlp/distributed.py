@@ -147,7 +147,8 @@ class Rows:
     def own(self, rows: Array) -> Array:
         """Pick from sorted numbers of rows those that are here, counted from this rank's first."""
         first, last = np.searchsorted(rows, [self.start, self.stop])
-        return rows[first:last] - self.start
+        own: Array = rows[first:last] - self.start
+        return own
 
     def whole(
         self, x: Tree, parts: list[slice], in_turn: Callable[[Tree, list[slice]], Iterator[Tree]]
