@@ -51,7 +51,7 @@ def network(case: Case) -> fmlp.Layer:
 # ---------------------------------------------------------------------------------------- workers
 
 
-def step_time(name: str, batch: int, comm: Any) -> float:
+def step_time(name: str, batch: int, repeats: int, comm: Any) -> float:
     """Measure a step of `fit`, each rank on an equal part of the rows."""
     case = CASES[name]
     x, y = data(case, batch * STEPS)
@@ -69,7 +69,7 @@ def step_time(name: str, batch: int, comm: Any) -> float:
         return result.seconds
 
     seconds(1)
-    return float(np.median([(seconds(3) - seconds(1)) / (2 * STEPS) for _ in range(3)]))
+    return float(np.median([(seconds(3) - seconds(1)) / (2 * STEPS) for _ in range(repeats)]))
 
 
 def compute_time(name: str) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def compute_time(name: str) -> dict[str, Any]:
         rank, size = 0, 1
 
         def Allreduce(self, values: Any, total: Any) -> None:  # noqa: N802 - MPI's name
-            pass
+            total[...] = values
 
     step = fmlp.value_and_grad(fmlp.objective(net.apply, losses.cross_entropy))
     shared = distributed.summed(distributed.objective(net.apply, losses.cross_entropy), Alone())
@@ -183,7 +183,7 @@ def predicted(constants: dict[str, Any], batch: int, ranks: int, message: float,
 # ---------------------------------------------------------------------------------------- the run
 
 
-def measure(rounds: int) -> dict[str, Any]:
+def measure(rounds: int, repeats: int) -> dict[str, Any]:
     """Measure everything that the tables and the picture need."""
     cores = os.cpu_count() or 1
     ways = {"1 process": (None, 1), "all threads": (None, cores)}
@@ -195,11 +195,11 @@ def measure(rounds: int) -> dict[str, Any]:
         for name, batch in RUNS:
             order = list(ways.items())
             for way, (ranks, threads) in order[i % len(order) :] + order[: i % len(order)]:
-                times[f"{name} {batch}"][way].append(run(ranks, threads, "step", name, batch))
+                times[f"{name} {batch}"][way].append(run(ranks, threads, "step", name, batch, repeats))
         for name in CASES:
-            constants[name].append(run(None, 1, "compute", name, 0))
+            constants[name].append(run(None, 1, "compute", name, 0, 0))
         for ranks in messages:
-            messages[ranks].append(run(int(ranks), 1, "allreduce", "wide", 0))
+            messages[ranks].append(run(int(ranks), 1, "allreduce", "wide", 0, 0))
         print(f"round {i + 1} of {rounds}", file=sys.stderr)
     return {
         "machine": f"{platform.processor() or platform.machine()}, {cores} cores, NumPy {np.__version__}",
@@ -320,7 +320,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--draw", action="store_true")
-    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--mpi", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -329,9 +329,9 @@ def main() -> None:
             from mpi4py import MPI
 
             comm = MPI.COMM_WORLD
-        task, name, batch = options.worker
+        task, name, batch, repeats = options.worker
         works = {
-            "step": lambda: step_time(name, int(batch), comm),
+            "step": lambda: step_time(name, int(batch), int(repeats), comm),
             "compute": lambda: compute_time(name),
             "allreduce": lambda: allreduce_times(comm),
         }
@@ -339,7 +339,11 @@ def main() -> None:
         if comm is None or comm.rank == 0:
             print(json.dumps(found))
         return
-    record = json.loads(JSON.read_text("utf-8")) if options.draw else measure(1 if options.short else options.rounds)
+    record = (
+        json.loads(JSON.read_text("utf-8"))
+        if options.draw
+        else measure(*(1, 1) if options.short else (options.rounds, 3))
+    )
     report(record)
     if not options.short:
         JSON.write_text(json.dumps(record, indent=1) + "\n", "utf-8")

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-from mpi4py import MPI
-
 import fmlp
-from fmlp import data, losses, metrics, optim, random
+from fmlp import data, distributed, losses, metrics, optim, random
 from fmlp.layers import BatchNorm, Dense, Dropout, Elu, serial
 
-comm = MPI.COMM_WORLD
+comm = distributed.world()
 x, y, x_test, y_test = data.load(Path(__file__).parents[1] / "data" / "digits.npz")
 mine = slice(
     comm.rank * len(x) // comm.size, (comm.rank + 1) * len(x) // comm.size

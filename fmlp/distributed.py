@@ -4,10 +4,10 @@ Every rank runs the same program on rows of its own. A gradient is a pure functi
 each rank has a part of a batch, the gradient of the whole is the mean of the parts', weighted by rows: one
 ``Allreduce`` of one vector a step. `fit` does all of it with ``comm``:
 
-    from mpi4py import MPI
-    result = fmlp.fit(net, params, (x, y), ..., comm=MPI.COMM_WORLD)    # mpiexec -n 2 python train.py
+    comm = fmlp.distributed.world()
+    result = fmlp.fit(net, params, (x, y), ..., comm=comm)    # mpiexec -n 2 python train.py
 
-and a loop of one's own with the two functions of this module, in the place of those of the same name of `fmlp`. What is
+and a loop of one's own with `objective` and `value_and_grad`, in the place of those of the same name of `fmlp`. What is
 passed as `comm` is a communicator of mpi4py (``pip install 'fmlp[mpi]'``), or anything with its methods.
 """
 
@@ -43,6 +43,7 @@ __all__ = [
     "objective",
     "summed",
     "value_and_grad",
+    "world",
 ]
 
 P = ParamSpec("P")
@@ -53,8 +54,39 @@ class RankError(ValueError):
     """The ranks were given what does not fit together; raised on all of them."""
 
 
+def world() -> Any:
+    """Return mpi4py's ``MPI.COMM_WORLD``, and from now on let an exception that nobody catches end all ranks.
+
+    Without that they would wait for ever for the one that is gone. Raises ModuleNotFoundError without mpi4py.
+    """
+    try:
+        from mpi4py import MPI
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("fmlp.distributed.world needs mpi4py: pip install 'fmlp[mpi]'") from None
+    comm, show = MPI.COMM_WORLD, sys.excepthook
+
+    def end_all(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        show(kind, error, trace)
+        if comm.size > 1:
+            _end(comm, error)
+
+    sys.excepthook = end_all
+    return comm
+
+
+def _end(comm: Any, error: BaseException) -> None:
+    what = f"{type(error).__name__}: {error}"
+    print(f"fmlp: rank {comm.rank} of {comm.size} failed: {what}", file=sys.stderr, flush=True)
+    time.sleep(0.3)  # for the launcher to pass that on, before it kills
+    comm.Abort(1)
+
+
 def objective(apply: Callable[..., Any], loss: Callable[..., Any]) -> Differentiable[..., Any]:
     """Compose a network and a loss as `fmlp.objective` does, for a part of a batch, which may have no rows."""
+    return autodiff.objective(apply, _of_part(loss))
+
+
+def _of_part(loss: Callable[..., Any]) -> Differentiable[..., Any]:
     rule = rule_of(loss, "objective")
 
     @differentiable
@@ -64,7 +96,7 @@ def objective(apply: Callable[..., Any], loss: Callable[..., Any]) -> Differenti
         zero = tree.map(np.zeros_like, prediction)
         return next(iter(tree.leaves(zero))).dtype.type(0), lambda dy: (zero, None)
 
-    return autodiff.objective(apply, loss_of_part)
+    return loss_of_part
 
 
 def value_and_grad(f: Callable[..., Any], comm: Any) -> Callable[..., tuple[Any, Tree]]:
@@ -249,10 +281,7 @@ def all_or_none(agreed: tuple[type[BaseException], ...]) -> Callable[[Callable[P
             except BaseException as error:
                 if comm is not None and comm.size > 1 and not isinstance(error, (RankError, *agreed)):
                     traceback.print_exc()
-                    what = f"{type(error).__name__}: {error}"
-                    print(f"fmlp: rank {comm.rank} of {comm.size} failed: {what}", file=sys.stderr, flush=True)
-                    time.sleep(0.3)  # for the launcher to pass that on, before it kills
-                    comm.Abort(1)
+                    _end(comm, error)
                 raise
 
         return call

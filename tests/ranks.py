@@ -263,6 +263,14 @@ def fail():
     raise OSError("the disk of this rank is gone")
 
 
+def before(out, _):
+    """An error before `fit` is called."""
+    comm = distributed.world()
+    if comm.rank == 1:
+        np.load("missing.npy")
+    fit()
+
+
 def caught(out, _):
     """An error that the program catches: the others must not wait for ever all the same."""
     try:
@@ -316,6 +324,7 @@ def interrupted(out, name):
 TASKS = {
     "agree": agree,
     "batches": batches,
+    "before": before,
     "caught": caught,
     "checkpointed": checkpointed,
     "different": different,

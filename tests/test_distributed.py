@@ -149,6 +149,11 @@ def test_what_rank_0_decides_all_do(tmp_path, ranks):
     [
         (2, "raise", "fmlp: rank 1 of 2 failed: OSError: the disk of this rank is gone"),
         (4, "raise", "fmlp: rank 3 of 4 failed: OSError: the disk of this rank is gone"),
+        (
+            2,
+            "before",
+            "fmlp: rank 1 of 2 failed: FileNotFoundError: [Errno 2] No such file or directory: 'missing.npy'",
+        ),
         (2, "caught", "fmlp: rank 1 of 2 failed: OSError: the disk of this rank is gone"),
         (2, "exit", "fmlp: rank 1 of 2 failed: SystemExit: 0"),
         (2, "widths", "data/0: 'float32 (240, 4)' on rank 0, 'float32 (240, 3)' on rank 1"),
