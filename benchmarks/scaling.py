@@ -289,9 +289,9 @@ def draw(record: dict[str, Any]) -> None:
         guesses = [predicted_here(record, name, batch, p) for p in (1, 2, 4)]
         ax.plot([1, 2, 4], [guesses[0] / t for t in guesses], "-", color=color, label=f"{name}, batch {batch:,}")
     ax.plot([1, 2, 4], [1, 2, 2], ":", color="#9ca3af", label=f"ideal on {record['cores']} cores")
-    ax.set(title="here: measured (dots), model (lines)", ylabel="speed-up", xlabel="ranks", ylim=(0, 2.2))
+    ax.set(title="here: measured (dots), model (lines)", ylabel="speed-up", xlabel="ranks", ylim=(0, 3.2))
     ax.set_xscale("log", base=2)
-    ax.legend(fontsize=8, loc="lower right")
+    ax.legend(fontsize=8, loc="upper left")
     for ax, name in zip(axes[1:], CASES, strict=True):
         for batch, color in zip((1024, 16384, 262144), colors, strict=True):
             powers = [p for p in POWERS if p <= batch]
