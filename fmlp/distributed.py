@@ -15,11 +15,7 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 import sys
-import threading
-import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate, count
 from typing import Any, ParamSpec, TypeVar
@@ -75,6 +71,8 @@ def world() -> Any:
 
 
 def _end(comm: Any, error: BaseException) -> None:
+    import time
+
     what = f"{type(error).__name__}: {error}"
     print(f"fmlp: rank {comm.rank} of {comm.size} failed: {what}", file=sys.stderr, flush=True)
     time.sleep(0.3)  # for the launcher to pass that on, before it kills
@@ -247,6 +245,9 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         """Listen, in the main thread."""
+        import signal
+        import threading
+
         self.handlers = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -260,6 +261,8 @@ class Interrupts:
 
     def __exit__(self, *_: object) -> None:
         """Let the signals do what they did before."""
+        import signal
+
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         if self.noted == signal.SIGTERM:
@@ -280,6 +283,8 @@ def all_or_none(agreed: tuple[type[BaseException], ...]) -> Callable[[Callable[P
                 return f(*args, **kwargs)
             except BaseException as error:
                 if comm is not None and comm.size > 1 and not isinstance(error, (RankError, *agreed)):
+                    import traceback
+
                     traceback.print_exc()
                     _end(comm, error)
                 raise
