@@ -199,8 +199,8 @@ def grad(f: Callable[..., Any]) -> Callable[..., Tree]:
 def objective(apply: Callable[..., Any], loss: Callable[..., Any]) -> Differentiable[..., Any]:
     """Compose a network and a loss into the function that training minimizes.
 
-    Returns a differentiable ``(params, x, y, *, key=None, weight=None) -> scalar``, the loss of
-    ``apply(params, x, train=True, key=key)`` against `y` with the per-row `weight`.
+    Returns a differentiable ``(params, x, y, *, key=None, weight=None, train=True) -> scalar``, the loss of
+    ``apply(params, x, train=train, key=key)`` against `y` with the per-row `weight`.
 
     Raises TypeError when `apply` or `loss` carries no vjp.
 
@@ -214,9 +214,9 @@ def objective(apply: Callable[..., Any], loss: Callable[..., Any]) -> Differenti
 
     @differentiable
     def objective(
-        params: Tree, x: Any, y: Any, *, key: random.Key | None = None, weight: Any = None
+        params: Tree, x: Any, y: Any, *, key: random.Key | None = None, weight: Any = None, train: Any = True
     ) -> tuple[Any, Pullback]:
-        prediction, apply_pullback = apply_rule(params, x, train=True, key=key)
+        prediction, apply_pullback = apply_rule(params, x, train=train, key=key)
         value, loss_pullback = loss_rule(prediction, y, **({} if weight is None else {"weight": weight}))
         if np.ndim(value) != 0:
             raise ValueError(f"loss: expected it to return a number, got shape {np.shape(value)}")

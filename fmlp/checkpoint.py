@@ -227,7 +227,7 @@ def describe(value: Any, seen: tuple[int, ...] = ()) -> Any:
     return found
 
 
-def differences(was: Any, now: Any, path: str = "") -> Iterator[str]:
+def differences(was: Any, now: Any, where: tuple[str, str] = ("in the file", "now"), path: str = "") -> Iterator[str]:
     """Yield what differs between two descriptions, by path.
 
     >>> list(differences({"batch_size": 32, "shuffle": True}, {"batch_size": 64, "shuffle": True}))
@@ -235,12 +235,13 @@ def differences(was: Any, now: Any, path: str = "") -> Iterator[str]:
     """
     if isinstance(was, dict) and isinstance(now, dict):
         for name in [*was, *(name for name in now if name not in was)]:
-            yield from differences(was.get(name, "absent"), now.get(name, "absent"), f"{path}/{name}".lstrip("/"))
+            below = f"{path}/{name}".lstrip("/")
+            yield from differences(was.get(name, "absent"), now.get(name, "absent"), where, below)
     elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
         for i, (a, b) in enumerate(zip(was, now, strict=True)):
-            yield from differences(a, b, f"{path}/{i}")
+            yield from differences(a, b, where, f"{path}/{i}")
     elif was != now and not (was != was and now != now):
-        yield f"{path}: {_short(was)} in the file, {_short(now)} now"
+        yield f"{path}: {_short(was)} {where[0]}, {_short(now)} {where[1]}"
 
 
 def _short(value: Any) -> str:

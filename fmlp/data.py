@@ -7,25 +7,29 @@ the file, what was found and what was expected (`fmlp.files` says more).
 
 from __future__ import annotations
 
+import copy
 import csv
 import gzip
 import os
 import secrets
 import struct
 from array import array
-from itertools import chain
+from collections.abc import Iterator
+from itertools import chain, pairwise
 from math import isfinite, prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from fmlp import random
 from fmlp.checks import StrPath, array_of_numbers, finite, integer, number
 from fmlp.checks import path as checked_path
 from fmlp.files import Array, FileFormatError, read_npy, read_npz, reading, shown, unpacked_limit
 
 __all__ = [
+    "Batches",
     "Dataset",
     "gaussian_classes",
     "label_balance",
@@ -103,6 +107,118 @@ def load(path: StrPath, *, label: str | int | None = None, test_fraction: float 
     if len(x) < 2:
         raise FileFormatError(f"{path}: expected at least 2 rows, to split, got 1")
     return train_test_split(x, y, test_fraction, seed)
+
+
+class Batches:
+    """Batches ``(x, y)`` of Parquet or CSV files, read as they are asked for: data for `fit` larger than memory.
+
+    `path` is a file, a folder of files or a list of files, all Parquet or all CSV, with the same columns, of numbers.
+    `label` is the column to predict: y is (rows,), int64 if it holds integers, else float32. x is (rows, features)
+    float32, the other columns in their order. Each batch has `batch_size` rows; the last has what is left, and if that
+    is one row, it joins the one before.
+
+    `fit` asks for each epoch's order by ``shuffled(key)``: CSV files, or row groups of Parquet, come in random order,
+    and rows in random order within each `window` of them. On several ranks each reads its part: ``part=(comm.rank,
+    comm.size)`` is every size-th row group or CSV file, and `batch_size` is the rank's own.
+
+    Needs pyarrow. Raises ModuleNotFoundError without it, FileFormatError for files that are not what they should be or
+    have missing values.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "a.csv").write_text("height,width,kind\\n1.5,2,0\\n3,4,1\\n")
+    ...     [(x, y)] = Batches(folder, "kind")
+    >>> x, y
+    (array([[1.5, 2. ],
+           [3. , 4. ]], dtype=float32), array([0, 1]))
+    """
+
+    def __init__(
+        self,
+        path: StrPath | list[StrPath],
+        label: str,
+        batch_size: int = 32,
+        *,
+        window: int = 1 << 16,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        try:
+            import pyarrow.dataset
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError("data.Batches needs pyarrow: pip install 'fmlp[parquet]'") from None
+        if min(batch_size, window) < 1 or not 0 <= part[0] < part[1]:
+            raise ValueError(
+                "expected batch_size and window of at least 1 and part as (rank, size), "
+                f"got {batch_size=}, {window=}, {part=}"
+            )
+        names = [Path(p) for p in path] if isinstance(path, list) else [Path(path)]
+        if len(names) == 1 and names[0].is_dir():
+            names = sorted(p for p in names[0].iterdir() if p.suffix.lower() in (".parquet", ".csv"))
+        kinds = {p.suffix.lower() for p in names}
+        if len(kinds) != 1 or not kinds <= {".parquet", ".csv"}:
+            raise FileFormatError(f"{path}: expected .parquet or .csv files, all of one kind, got {sorted(kinds)}")
+        for name in names:
+            name.stat()  # raises FileNotFoundError
+        self.name, self.label, self.batch_size, self.window = str(path), label, batch_size, window
+        with reading(self.name, kinds.copy().pop()):
+            found = pyarrow.dataset.dataset([str(name) for name in names], format=kinds.pop()[1:])
+            pieces = [piece for fragment in found.get_fragments() for piece in _row_groups(fragment)]
+        self.columns = [name for name in found.schema.names if name != label]
+        if label not in found.schema.names or not self.columns:
+            raise FileFormatError(f"{path}: expected a column {label!r} and others, got {_some(found.schema.names)}")
+        self.schema, self.pieces = found.schema, pieces[part[0] :: part[1]]
+        self.key: random.Key | None = None
+
+    def shuffled(self, key: random.Key) -> Batches:
+        """Return the same batches in the random order that a key gives."""
+        other = copy.copy(self)
+        other.key = key
+        return other
+
+    def __iter__(self) -> Iterator[tuple[Array, Array]]:
+        """Read the batches, one after the other."""
+        generator = None if self.key is None else random.generator(self.key)
+        x, y = np.empty((0, len(self.columns)), np.float32), np.empty(0)
+        order = range(len(self.pieces)) if generator is None else generator.permutation(len(self.pieces))
+        for i in order:
+            tables = iter(self.pieces[i].to_batches(schema=self.schema, columns=[*self.columns, self.label]))
+            while True:
+                with reading(self.name, "a table of numbers"):
+                    table = next(tables, None)
+                    if table is None:
+                        break
+                    more = [self._numbers(table, name) for name in (*self.columns, self.label)]
+                x = np.concatenate([x, np.stack([c.astype(np.float32) for c in more[:-1]], 1)])
+                y = np.concatenate([y, more[-1]]) if len(y) else more[-1]
+                if len(x) > max(self.window, self.batch_size + 1):
+                    keep = len(x) % self.batch_size or self.batch_size
+                    order_ = np.arange(len(x)) if generator is None else generator.permutation(len(x))
+                    yield from self._cut(x[order_[:-keep]], y[order_[:-keep]])
+                    x, y = x[order_[-keep:]], y[order_[-keep:]]
+        order_ = np.arange(len(x)) if generator is None else generator.permutation(len(x))
+        yield from self._cut(x[order_], y[order_])
+
+    def _cut(self, x: Array, y: Array) -> Iterator[tuple[Array, Array]]:
+        ends = [*range(self.batch_size, len(x), self.batch_size), len(x)]
+        if len(ends) > 1 and ends[-1] - ends[-2] == 1 < self.batch_size:
+            del ends[-2]
+        for start, end in pairwise([0, *ends] if len(x) else []):
+            yield x[start:end], y[start:end]
+
+    def _numbers(self, table: Any, name: str) -> Array:
+        column = table.column(name)
+        values: Array = column.to_numpy(zero_copy_only=False)
+        if values.dtype.kind not in "biuf" or column.null_count or not np.isfinite(values).all():
+            raise FileFormatError(
+                f"{self.name}: expected finite numbers and none missing in {name!r}, got {column.type}"
+            )
+        kind = np.int64 if name == self.label and values.dtype.kind in "biu" else np.float32
+        return values.astype(kind)
+
+
+def _row_groups(fragment: Any) -> list[Any]:
+    """Cut a Parquet file into its row groups; a CSV file is one piece."""
+    return list(fragment.split_by_row_group()) if hasattr(fragment, "split_by_row_group") else [fragment]
 
 
 def read_idx(path: StrPath) -> npt.NDArray[np.uint8]:

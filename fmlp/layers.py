@@ -131,15 +131,77 @@ def Embedding(num_embeddings: int, features: int, w_init: Initializer | None = N
     return Layer(init, embedding)
 
 
+class Shard:
+    """What `fmlp.distributed` passes as `train`: it is true, and says that the rows are one rank's part of a batch.
+
+    The parts follow each other in the order of the ranks of `comm`. BatchNorm normalizes by the moments of the whole
+    batch, and Dropout draws those rows of the whole batch's mask that belong to this part.
+    """
+
+    def __init__(self, comm: Any, rows: int, start: int | None = None) -> None:
+        self.comm, self.rows, self.start = comm, rows, start
+
+    @property
+    def shard(self) -> Shard:
+        """Itself, as a `Calibration` has one."""
+        return self
+
+    def gather(self, values: Array) -> Array:
+        """Stack the arrays of all ranks."""
+        stacked = np.empty((self.comm.size, *values.shape), values.dtype)
+        self.comm.Allgather(values, stacked)
+        return stacked
+
+    def standardized(self, x: Array, eps: float) -> tuple[Array, Array, Array, Array, int]:
+        """Return z, r, mean and var as `_standardized` does, and the number of rows, all of the whole batch."""
+        width = x.shape[1]
+        own = np.zeros(2 * width + 1)
+        if len(x):
+            z, (r_own,), own[:width], own[width:-1] = _standardized(x, 0, eps)
+        else:
+            z, r_own = x, np.ones(width)
+        own[-1] = len(x)
+        stacked = self.gather(own)
+        n = stacked[:, -1]
+        if n.sum() < 2:
+            raise ValueError(f"x: a batch's statistics need at least 2 rows, got {n.sum():.0f} on all ranks")
+        mean, var = pooled(stacked[:, :width], stacked[:, width:-1], n)
+        r = 1 / np.sqrt(var + eps)
+        z = z * (r / r_own).astype(x.dtype) + ((own[:width] - mean) * r).astype(x.dtype)
+        return z, r.astype(x.dtype), mean.astype(x.dtype), var.astype(x.dtype), int(n.sum())
+
+    def bernoulli(self, key: Key, p: float, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+        """Draw this part's rows of what the whole batch draws: each 1,024 rows of that have a stream of their own."""
+        if self.start is None:
+            self.start = int(self.gather(np.array(self.rows))[: self.comm.rank].sum())
+        first, last = self.start // BLOCK, (self.start + shape[0] - 1) // BLOCK
+        stop = self.start + shape[0] - last * BLOCK  # in the last block
+        blocks = [
+            random.bernoulli(random.fold_in(key, i) if i else key, p, (stop if i == last else BLOCK, *shape[1:]))
+            for i in range(first, last + 1)
+        ]
+        return np.concatenate([*blocks, np.empty((0, *shape[1:]), np.bool_)])[self.start - first * BLOCK :]
+
+
 class Calibration:
     """What `fmlp.calibrate` passes as `train`: it is true, turns dropout off, and gathers BatchNorm's moments."""
 
-    def __init__(self) -> None:
+    def __init__(self, shard: Shard | None = None) -> None:
         self.moments: list[tuple[Tree, Array, Array, int]] = []
+        self.shard = shard
 
     def record(self, params: Tree, mean: Array, var: Array, rows: int) -> None:
         """Note one batch's mean and variance, and over how many rows, for the layer that holds `params`."""
         self.moments.append((params, mean, var, rows))
+
+
+def pooled(means: Array, variances: Array, rows: Array) -> tuple[Array, Array]:
+    """Return mean and variance of all rows, given those of parts and how many rows each has."""
+    means, variances, rows = (np.asarray(a, np.float64) for a in (means, variances, rows))
+    base = means[rows.argmax()]
+    mean = base + rows @ (means - base) / rows.sum()  # exact where all are the same
+    with np.errstate(over="ignore"):
+        return mean, rows @ (variances + (means - mean) ** 2) / rows.sum()
 
 
 def BatchNorm(*, eps: float = 1e-5) -> Layer:
@@ -178,12 +240,16 @@ def BatchNorm(*, eps: float = 1e-5) -> Layer:
         x = _features(x, scale.dtype, len(scale))
         if train:
             rows = _rows(x)
-            if len(rows) < 2:
+            n, shard = len(rows), getattr(train, "shard", None)
+            if shard:
+                z, r, mean, var, n = shard.standardized(rows, eps)
+            elif n < 2:
                 raise ValueError(f"x: a batch's statistics need at least 2 rows, got shape {x.shape}")
-            z, (r,), (mean,), (var,) = _standardized(rows, 0, eps)
+            else:
+                z, (r,), (mean,), (var,) = _standardized(rows, 0, eps)
             z = z.reshape(x.shape)
             if isinstance(train, Calibration):
-                train.record(params, mean, var, len(rows))
+                train.record(params, mean, var, n)
         elif params["count"] == 0:
             raise ValueError("mean: never computed; call params = fmlp.calibrate(net, params, x) after training")
         else:
@@ -200,7 +266,9 @@ def BatchNorm(*, eps: float = 1e-5) -> Layer:
             count = np.zeros_like(params["count"])
             yield {"scale": dscale, "bias": dbias, "mean": dmean, "var": dvar, "count": count}
             if train:
-                yield scale * r * (dy - (dbias + z * dscale) / len(rows))
+                if shard:
+                    dbias, dscale = shard.gather(np.stack([dbias, dscale])).sum(0)
+                yield scale * r * (dy - (dbias + z * dscale) / n)
             else:
                 yield scale * r * dy
 
@@ -262,7 +330,8 @@ def Dropout(rate: float) -> Layer:
         if key is None:
             raise ValueError("key: dropout needs a key when train=True, as random.key(seed) makes it; got None")
         x = activations.floating(x)
-        mask = random.bernoulli(key, keep, x.shape).astype(x.dtype)
+        draw = train.bernoulli if isinstance(train, Shard) else random.bernoulli
+        mask = draw(key, keep, x.shape).astype(x.dtype)
         mask *= 1 / keep
         return x * mask, lambda dy: ({}, dy * mask)
 
@@ -653,6 +722,9 @@ def _ones(n: int, dtype: np.dtype[Any]) -> Array:
     ones.flags.writeable = False
     return ones
 
+
+BLOCK = 1024
+"""Rows of a batch whose masks come from one stream, where a batch is cut into parts."""
 
 TINY = 1e-37
 """The least eps, which float32 still tells from 0: where the variance is 0, it keeps 0 / 0 away."""

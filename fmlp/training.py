@@ -9,21 +9,22 @@ One step of `fit` is what a user's own loop would write:
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import count, islice, pairwise
-from math import inf, isfinite, isnan
+from math import inf, isfinite, isnan, prod
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
-from fmlp import losses, optim, random, tree
+from fmlp import distributed, losses, optim, random, tree
 from fmlp.autodiff import objective, value_and_grad
 from fmlp.checkpoint import Checkpoint, Progress, Saver, describe
 from fmlp.checks import array_of_numbers, choice, finite, function, given, integer, number
-from fmlp.layers import Calibration, Layer, check_net
+from fmlp.layers import Calibration, Layer, Shard, check_net, pooled
 from fmlp.optim import Optimizer
 from fmlp.random import Key
 from fmlp.schedules import ReduceOnPlateau
@@ -43,6 +44,9 @@ __all__ = [
 
 # Of what is not finite `NonFiniteError` tells.
 UNTOLD: dict[str, Any] = {"over": "ignore", "invalid": "ignore", "divide": "ignore"}
+
+# Memory-mapped data larger than a window are shuffled by blocks into windows, and by rows within these.
+BLOCK, WINDOW = 128 << 10, 128 << 20
 
 Metric = Callable[[Any, Any], float]
 History = dict[str, list[float]]
@@ -132,6 +136,7 @@ class EarlyStopping:
         return best, best is not None and len(values) - 1 - best >= max(self.patience, 1)
 
 
+@distributed.all_or_none(agreed=(NonFiniteError,))
 def fit(
     net: Layer,
     params: Tree,
@@ -151,14 +156,17 @@ def fit(
     shuffle: bool = True,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
+    comm: Any = None,
 ) -> FitResult:
     """Train `net` from `params` on `data` and return a `FitResult`.
 
     `data` is a pair ``(x, y)`` of arrays with the examples along the first axis, in memory or memory-mapped (x may
     be a tree of such arrays), or an iterable of batches ``(x, y)`` or ``(x, y, weight)`` that can be gone through
-    once an epoch. Arrays are shuffled each epoch and cut into batches of `batch_size`, by default 32, or all rows where
-    there are fewer; a last batch that alone has one row joins the one before it. `key` is the source of all randomness:
-    the same key gives the same result, bit for bit.
+    once an epoch, in the order that its method ``shuffled(key)`` gives if it has one (`data.Batches`). Arrays are
+    shuffled each epoch and cut into batches of `batch_size`, by default 32, or all rows where there are fewer; a last
+    batch that alone has one row joins the one before it. A memory-mapped x of more than 128 MiB is shuffled by blocks
+    of 128 KiB, and by rows within each 1,024 blocks: no more than these are in memory. `key` is the source of all
+    randomness: the same key gives the same result, bit for bit.
 
     `validation` is a pair (x, y), or the fraction of `data` to set aside at random. `metrics` maps names to functions
     ``(y_true, y_pred) -> float``; after each epoch they are worked out at inference on the training and the
@@ -172,6 +180,12 @@ def fit(
     `fit` goes on from it and ends with the same bits as if it had never stopped; the arguments must be the same, save
     for `epochs`, `callbacks` and `progress` (of the data, only shapes and dtypes are compared). SIGTERM then ends
     training as Ctrl-C does, and is handed on.
+
+    `comm`, a communicator of mpi4py, spreads the work over its ranks. Each calls `fit` with its own rows of `data`, and
+    of a `validation` pair, any number of them, and otherwise the same; each gets the same result. The data set is that
+    of all ranks, in their order, `batch_size` the size of the whole batch, and the result that of one process with all
+    rows, to rounding. Rank 0 shows the bar, writes checkpoints, runs the callbacks and works out the metrics. An error
+    on one rank ends all of them, with its message.
 
     Raises ValueError or TypeError before any work for arguments that do not fit or a checkpoint of other settings,
     `CheckpointError` when one cannot be written, and `NonFiniteError`, naming the
@@ -195,47 +209,65 @@ def fit(
         checkpoint = Checkpoint(checkpoint)
     _check_settings(net, optimizer, epochs, batch_size, early_stopping, metrics, validation, callbacks, _is_pair(data))
     _check_params(params)
-    step = value_and_grad(objective(net.apply, loss))
+    interrupts, main = distributed.Interrupts(), comm is None or comm.rank == 0
+    step = _step(net, loss, comm, interrupts)
     split_key, epochs_key = random.split(key)
-    if isinstance(validation, float | np.floating):
-        data, held_out, weight = _set_aside(data, validation, weight, split_key)
-    else:
-        held_out = validation
-    source = _source(data, batch_size, weight, class_weight, shuffle)
-    if held_out is not None:
-        _check_validation(held_out, source)
-    if source.arrays:
-        fewest = min(2, source.batch_size or 2, len(source.arrays[1]))  # of one row, BatchNorm has no statistics
-        _check_targets("data", net, params, loss, source.arrays, fewest)
-    if held_out is not None:
-        _check_targets("validation", net, params, loss, held_out)
-
-    reached = Progress(params, optimizer.init(params), params)
-    saver = None
-    if checkpoint is not None:
+    settings: dict[str, Any] = {}
+    if checkpoint is not None or comm is not None:
         settings = {
             "net": describe(net.apply),
             "params": _shapes(params),
-            "data": _shapes(source.arrays),
-            "validation": _shapes(held_out),
             "loss": describe(loss),
             "metrics": describe(metrics),
             "optimizer": describe(optimizer.update),
             "early_stopping": describe(early_stopping),
-            "batch_size": None if source.batch_size is None else int(source.batch_size),
+            "batch_size": batch_size,
             "shuffle": bool(shuffle),
             "key": key.tolist(),
-            "weight": describe(weight),
+            "weight": describe(weight) if comm is None else weight is not None,
             "class_weight": describe(class_weight),
         }
-        saver = Saver(checkpoint, settings, reached)
+    if comm is not None:
+        others: dict[str, Any] = {
+            "data": _is_pair(data),
+            "validation": None if validation is None else type(validation).__name__,
+        }
+        others |= {"epochs": int(epochs), "checkpoint": checkpoint is not None, "callbacks": len(callbacks)}
+        distributed.check_same(comm, settings | others)
+    if isinstance(validation, float | np.floating):
+        data, held_out, weight = _set_aside(data, validation, weight, split_key, comm)
+    else:
+        held_out = validation
+    source = _source(data, batch_size, weight, class_weight, shuffle, comm)
+    if held_out is not None:
+        _check_validation(held_out, source, comm)
+    reached, shared = Progress(params, optimizer.init(params), params), comm is not None and not source.arrays
+    if settings:
+        settings |= {"data": _shapes(source.arrays, comm), "validation": _shapes(held_out, comm)}
+        settings["batch_size"] = source.batch_size
+        if source.row_bytes:
+            settings["windows"] = [source.row_bytes, BLOCK, WINDOW]
+    if comm is not None:
+        distributed.check_same(comm, settings)
+    if source.arrays:
+        # Of one row, BatchNorm has no statistics; a rank's part of a batch may be as small as it likes.
+        fewest = 2 if comm is not None else min(2, source.batch_size or 2, len(source.arrays[1]))
+        _check_targets("data", net, params, loss, source.arrays, fewest)
+    if held_out is not None:
+        _check_targets("validation", net, params, loss, held_out)
+
+    saver = Saver(checkpoint, settings, reached) if checkpoint is not None and main else None
+    if saver:
         reached = saver.latest
-    bar = tqdm(total=source.steps and source.steps * epochs, disable=not progress, unit="step", dynamic_ncols=True)
+    if comm is not None:
+        reached = comm.bcast(reached)
+    total_steps = source.steps and source.steps * epochs
+    bar = tqdm(total=total_steps, disable=not (progress and main), unit="step", dynamic_ncols=True)
     if reached.epoch or reached.step:
         bar.update(reached.epoch * (source.steps or 0) + reached.step)
     shown: dict[str, str] = {}
     seconds = reached.seconds  # of earlier runs
-    with saver or nullcontext():
+    with saver or nullcontext(), interrupts if comm is not None else nullcontext():
         try:
             while reached.epoch < epochs and not reached.stopped:
                 params, state, best, epoch, first, total, total_weight, history, *_ = reached
@@ -243,15 +275,14 @@ def fit(
                 before, grads, i = params, None, first - 1
                 bar.set_description(f"epoch {epoch + 1}/{epochs}", refresh=False)
                 todo = zip(source.batches(shuffle_key), _keys(steps_key), strict=False)
-                for i, ((x, y, w), step_key) in enumerate(islice(todo, first, None), first):
+                for i, (batch, step_key) in enumerate(islice(todo, first, None), first):
                     with np.errstate(**UNTOLD):
-                        value, next_grads = step(params, x, y, key=step_key, weight=w)
+                        value, next_grads, rows = step(params, *batch, step_key)
                         if not isfinite(value):
                             raise _non_finite(epoch, i, value, params, before, grads)
                         grads, before = next_grads, params
                         updates, state = optimizer.update(grads, state, params)
                         params = optim.apply_updates(params, updates)
-                    rows = float(_rows(y) if w is None else np.sum(w))
                     total, total_weight = total + rows * float(value), total_weight + rows
                     reached = Progress(params, state, best, epoch, i + 1, total, total_weight, history, seconds=seconds)
                     if saver:
@@ -266,10 +297,10 @@ def fit(
                 record = {"loss": total / total_weight}
                 measured = held_out is not None or (metrics and source.arrays)
                 if measured or callbacks:
-                    params = _calibrated(net, params, source.inputs())
+                    params = _calibrated(net, params, source.inputs(), comm, parts=shared)
                 if measured:
                     with np.errstate(**UNTOLD):
-                        record |= _scores(net, params, source, held_out, loss, metrics)
+                        record |= _scores(net, params, source, held_out, loss, metrics, comm)
                 if (lr := optim.learning_rate(state)) is not None:
                     record["lr"] = lr
                 history = history | {name: [*history.get(name, ()), score] for name, score in record.items()}
@@ -283,11 +314,13 @@ def fit(
                 # What is returned should a callback be interrupted; a checkpoint has the callbacks run again.
                 reached = reached._replace(params=params, best=best, history=history)
                 now = Epoch(epoch, params, state, history)
-                for callback in callbacks:
+                for callback in callbacks if main else ():
                     now = _called(callback, now)
                 _, params, state, history, stop = now
                 stopped = "early" if stop_early else "callback" if stop else ""
                 reached = Progress(params, state, best, epoch + 1, history=history, stopped=stopped, seconds=seconds)
+                if comm is not None:  # what rank 0 has is what all have, whatever their rounding and callbacks
+                    reached = comm.bcast(reached)
                 if saver:
                     saver.after_epoch(reached)
             stopped = reached.stopped or "done"
@@ -299,7 +332,7 @@ def fit(
     if early_stopping is not None and early_stopping.restore_best:
         best_epoch, _ = early_stopping.best(history.get(early_stopping.monitor, []))
         params = params if best_epoch is None else reached.best
-    params = _calibrated(net, params, source.inputs())
+    params = _calibrated(net, params, source.inputs(), comm, parts=shared)
     return FitResult(params, reached.state, history, seconds + time.perf_counter() - started, cast(Any, stopped))
 
 
@@ -319,8 +352,8 @@ def predict(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Any:
     if type(batch_size) is not int or batch_size < 1:
         batch_size = integer("batch_size", batch_size)
     if _rows(x) <= batch_size:
-        return net.apply(params, x)
-    outputs = [net.apply(params, _take(x, part)) for part in _slices(_rows(x), batch_size)]
+        return net.apply(params, _take(x, slice(None)))
+    outputs = [net.apply(params, part) for part in _in_turn(x, _slices(_rows(x), batch_size))]
     return tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
 
@@ -333,11 +366,13 @@ def evaluate(
     metrics: Mapping[str, Metric] | None = None,
     weight: Any = None,
     batch_size: int = 1024,
+    comm: Any = None,
 ) -> dict[str, float]:
     """Return the loss, under "loss", and the metrics of the network's predictions at inference.
 
     `metrics` get ``(y_true, y_pred)`` with y_pred read off the network's output as the loss says (`losses.Loss`), or
-    the output itself without a loss. `weight` is the loss's.
+    the output itself without a loss. `weight` is the loss's. With `comm`, as in `fit`, the data are those of all ranks:
+    each predicts its own, rank 0 works out the metrics, and all return the same.
 
     Raises ValueError or TypeError before any work for arguments that do not fit, and for a NaN or an infinity in arrays
     that are not memory-mapped.
@@ -358,20 +393,32 @@ def evaluate(
     if loss is not None:
         function("loss", loss, "a function (prediction, y) -> number, such as losses.mse")
     _check_metrics(metrics)
-    n = _check_rows("data", *data)
+    n = _check_rows("data", data[0], data[1], comm)
     if weight is not None:
-        _row_weights(np.asanyarray(data[1]), n, weight, None)
-    return _evaluated(net, params, data, loss, metrics, weight, batch_size)
+        _row_weights(np.asanyarray(data[1]), n, weight, None, comm)
+    return _evaluated(net, params, data, loss, metrics, weight, batch_size, comm)
 
 
 def _evaluated(
-    net: Layer, params: Tree, data: tuple[Any, Any], loss: Any, metrics: Any, weight: Any = None, batch_size: int = 1024
+    net: Layer,
+    params: Tree,
+    data: tuple[Any, Any],
+    loss: Any,
+    metrics: Any,
+    weight: Any = None,
+    batch_size: int = 1024,
+    comm: Any = None,
 ) -> dict[str, float]:
     x, y = data
     output = predict(net, params, x, batch_size=batch_size)
     scores = {}
     if loss is not None:
-        scores["loss"] = _number("loss", loss(output, y, **({} if weight is None else {"weight": weight})))
+        if comm is None or len(y):
+            scores["loss"] = _number("loss", loss(output, y, **({} if weight is None else {"weight": weight})))
+        if comm is not None:
+            share = float(len(y) if weight is None else np.sum(weight))
+            parts = comm.allgather((scores.get("loss", 0.0), share))
+            scores["loss"] = sum(value * share for value, share in parts) / (sum(share for _, share in parts) or 1.0)
     if metrics:
         read = losses.prediction_of(loss) if loss is not None else losses.as_is
         y_true, y_pred = np.asarray(y), read(output)
@@ -379,16 +426,22 @@ def _evaluated(
             y_pred = y_pred.reshape(y_true.shape)
         elif y_true.shape == np.shape(output):
             y_true = read(y_true)
-        scores |= {name: _number(f"metrics: {name}", metric(y_true, y_pred)) for name, metric in metrics.items()}
-    return scores
+        if comm is not None:
+            gathered = comm.gather((y_true, y_pred))
+            if comm.rank == 0:
+                y_true, y_pred = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
+        if comm is None or comm.rank == 0:
+            scores |= {name: _number(f"metrics: {name}", metric(y_true, y_pred)) for name, metric in metrics.items()}
+    return scores if comm is None else cast(dict[str, float], comm.bcast(scores))
 
 
-def calibrate(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Tree:
+def calibrate(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024, comm: Any = None) -> Tree:
     """Return `params` with the population statistics of every BatchNorm worked out from `x`.
 
     The moments of training-mode batches, with dropout off, are averaged by rows: mean = Σ n m / Σ n, var =
     Σ n (v + (m - mean)²) / Σ n. They are a pure function of the parameters and the data: call it again after more
-    training. Without a BatchNorm in `net` the parameters come back as they are.
+    training. Without a BatchNorm in `net` the parameters come back as they are. With `comm`, as in `fit`, the data are
+    those of all ranks, and the statistics the very ones that one process works out from all the rows.
 
     Raises ValueError for a NaN or an infinity in arrays that are not memory-mapped, and for batches of one row.
 
@@ -402,9 +455,12 @@ def calibrate(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Tr
     """
     check_net(net)
     batch_size = integer("batch_size", batch_size)
-    _rows(x)
+    n = _rows(x)
     _check_finite("x", x)
-    return _calibrated(net, params, (_take(x, part) for part in _slices(_rows(x), batch_size)))
+    if comm is None:
+        return _calibrated(net, params, _in_turn(x, _slices(n, batch_size)))
+    here = distributed.Rows(comm, n)
+    return _calibrated(net, params, here.whole(x, _slices(here.total, batch_size), _in_turn), comm)
 
 
 def on_plateau(monitor: str, plateau: ReduceOnPlateau) -> Callable[[Epoch], Epoch]:
@@ -441,14 +497,38 @@ class _OnPlateau(NamedTuple):
 
 
 class _Source(NamedTuple):
-    batches: Callable[[Key], Iterator[tuple[Any, Any, Any]]]
+    batches: Callable[[Key], Iterator[tuple[Any, ...]]]
+    """What `_step` takes, in the order that a key gives."""
     steps: int | None
     inputs: Callable[[], Iterator[Any]]
     arrays: tuple[Any, Any] | None
     batch_size: int | None
+    row_bytes: int = 0
+    """Of data that are shuffled in windows, else 0."""
 
 
-def _source(data: Any, batch_size: int | None, weight: Any, class_weight: Any, shuffle: bool) -> _Source:
+def _step(net: Layer, loss: Any, comm: Any, interrupts: Callable[[], bool]) -> Callable[..., tuple[Any, Tree, float]]:
+    """Make the function from parameters, batch and key to the loss, the gradient and the batch's weight."""
+    if comm is None:
+        step = value_and_grad(objective(net.apply, loss))
+
+        def alone(params: Tree, x: Any, y: Any, w: Any, key: Key) -> tuple[Any, Tree, float]:
+            value, grads = step(params, x, y, key=key, weight=w)
+            return value, grads, float(_rows(y) if w is None else np.sum(w))
+
+        return alone
+    together = distributed.summed(distributed.objective(net.apply, loss), comm, interrupts)
+    return lambda params, x, y, w, start, key: together(params, x, y, key=key, weight=w, start=start)
+
+
+def _source(
+    data: Any, batch_size: int | None, weight: Any, class_weight: Any, shuffle: bool, comm: Any = None
+) -> _Source:
+    if isinstance(data, np.lib.npyio.NpzFile):
+        raise TypeError(
+            "data: expected a pair (x, y) of arrays, got an npz file, which cannot be memory-mapped. Take (file['x'], "
+            "file['y']) if they fit into memory; else save each as npy and open it with np.load(path, mmap_mode='r')"
+        )
     if not _is_pair(data):
         if weight is not None or class_weight is not None:
             raise ValueError("weight, class_weight: batches bring their own; yield (x, y, weight)")
@@ -458,8 +538,8 @@ def _source(data: Any, batch_size: int | None, weight: Any, class_weight: Any, s
                 f"epoch, got {_kind(data)}"
             )
 
-        def batches_given() -> Iterator[tuple[Any, Any, Any]]:
-            for batch in data:
+        def batches_given(key: Key | None = None) -> Iterator[tuple[Any, Any, Any]]:
+            for batch in data if key is None or not hasattr(data, "shuffled") else data.shuffled(key):
                 if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
                     raise TypeError(
                         f"data: expected batches (x, y) or (x, y, weight), or all data as a tuple (x, y), got "
@@ -467,30 +547,60 @@ def _source(data: Any, batch_size: int | None, weight: Any, class_weight: Any, s
                     )
                 yield batch[0], np.asarray(batch[1]), batch[2] if len(batch) == 3 else None
 
+        if comm is None:
+            return _Source(
+                lambda key: batches_given(key if shuffle else None),
+                getattr(data, "__len__", lambda: None)(),
+                lambda: (x for x, _, _ in batches_given()),
+                None,
+                batch_size,
+            )
         return _Source(
-            lambda key: batches_given(),
-            getattr(data, "__len__", lambda: None)(),
-            lambda: (x for x, _, _ in batches_given()),
+            lambda key: distributed.aligned(comm, batches_given(key if shuffle else None)),
+            None,
+            lambda: (x for x, *_ in distributed.aligned(comm, batches_given())),
             None,
             batch_size,
         )
 
-    x, y = tree.map(_array, data[0]), np.asanyarray(data[1])
-    n = _check_rows("data", x, y)
-    w = _row_weights(y, n, weight, class_weight)
+    x, y = tree.map(lambda a: a if isinstance(a, np.memmap) else _array(a), data[0]), np.asanyarray(data[1])
+    n = _check_rows("data", x, y, comm)
+    w = _row_weights(y, n, weight, class_weight, comm)
+    here = None if comm is None else distributed.Rows(comm, n)
+    total = here.total if here else n
     if batch_size is None:
-        batch_size = min(32, n)
-    elif batch_size > n:
-        raise ValueError(f"batch_size: expected at most {n}, the number of rows to train on, got {batch_size}")
-    parts = _slices(n, batch_size)
+        batch_size = min(32, total)
+    elif batch_size > total:
+        raise ValueError(f"batch_size: expected at most {total}, the number of rows to train on, got {batch_size}")
+    parts, whole = _slices(total, batch_size), _slices(total, 1024)
+    row_bytes = _mapped_bytes(x)
+    if comm is not None:
+        row_bytes = max(comm.allgather(row_bytes))
+    if row_bytes * total <= WINDOW:
+        row_bytes = 0
 
-    def batches(key: Key) -> Iterator[tuple[Any, Any, Any]]:
-        order = random.generator(key).permutation(n) if shuffle else None
-        for part in parts:
-            rows = part if order is None else order[part]
-            yield _take(x, rows), _take(y, rows), None if w is None else w[rows]
+    def batches(key: Key) -> Iterator[tuple[Any, ...]]:
+        generator = random.generator(key) if shuffle else None
+        # Where the data are read by windows, the rows of this one, what x holds of them here, and where that begins.
+        rows, held, begin, end = None, x, here.start if here else 0, here.stop if here else n
+        for window, some in _windows(generator, parts, row_bytes):
+            if window is not None:
+                begin, end = np.searchsorted(window, [here.start, here.stop]) if here else (0, len(window))
+                rows, held = window[begin:end] - (here.start if here else 0), None  # the last one's memory is free now
+                held = _read(x, rows)
+            for at in some:
+                own: Array = at
+                start: tuple[int, ...] = ()
+                if here:  # of the whole batch's rows those that are here, and how many are on the ranks before
+                    first, last = np.searchsorted(at, [begin, end])
+                    own, start = at[first:last] - begin, (int(first),)
+                of_all = own if rows is None else rows[own]
+                yield _take(held, own), _take(y, of_all), None if w is None else w[of_all], *start
 
-    return _Source(batches, len(parts), lambda: (_take(x, part) for part in _slices(n, 1024)), (x, y), batch_size)
+    def inputs() -> Iterator[Any]:
+        return here.whole(x, whole, _in_turn) if here else _in_turn(x, whole)
+
+    return _Source(batches, len(parts), inputs, (x, y), batch_size, row_bytes)
 
 
 def _slices(n: int, batch_size: int) -> list[slice]:
@@ -501,15 +611,109 @@ def _slices(n: int, batch_size: int) -> list[slice]:
     return [slice(a, b) for a, b in pairwise([0, *ends])]
 
 
+def _windows(generator: Any, parts: list[slice], row_bytes: int) -> Iterator[tuple[Array | None, Iterator[Array]]]:
+    """Yield the rows of each batch, in their order, and where not all are in memory at once, those that are: windows.
+
+    Rows of memory-mapped data, of `row_bytes` each, are read by blocks. A window is as many blocks, drawn from all over
+    the data, as make `WINDOW` bytes, or a little less, for whole batches; the batches are of its rows, by their
+    position in it. Without a generator all is in the order of the data.
+    """
+    n = parts[-1].stop
+
+    def batches(some: list[slice]) -> Iterator[Array]:
+        first, size = some[0].start, some[-1].stop - some[0].start
+        order = np.arange(size) if generator is None else generator.permutation(size)
+        return (np.sort(order[part.start - first : part.stop - first]) for part in some)  # sorted: is read faster
+
+    if not row_bytes:
+        yield None, batches(parts)
+        return
+    block = max(BLOCK // row_bytes, 1)
+    blocks = iter(np.arange(-(-n // block)) if generator is None else generator.permutation(-(-n // block)))
+    many = max(WINDOW // (row_bytes * (parts[0].stop - parts[0].start)), 1)
+    left = np.empty(0, np.intp)
+    for i in range(0, len(parts), many):
+        some = parts[i : i + many]
+        size = some[-1].stop - some[0].start
+        missing = -(-(size - len(left)) // block) + 1  # one more, for the last block of all may be short
+        more = np.array([*islice(blocks, missing)], np.intp)[:, None] * block + np.arange(block)
+        stream = np.concatenate([left, more[more < n]])
+        left = stream[size:]
+        yield np.sort(stream[:size]), batches(some)
+
+
+def _read(x: Any, rows: Array) -> Any:
+    """Read rows of memory-mapped arrays into memory, and let go of the files' pages on the way."""
+
+    def read(leaf: Any) -> Any:
+        if not isinstance(leaf, np.memmap | _Subset):
+            return _take(leaf, rows)
+        array, at = (leaf.array, leaf.rows[rows]) if isinstance(leaf, _Subset) else (_array(leaf), rows)
+        held = np.empty((len(at), *array.shape[1:]), array.dtype)
+        piece = max(WINDOW // 64 // max(prod(array.shape[1:]) * array.itemsize, 1), 1)
+        for i in range(0, len(at), piece):
+            np.take(array, at[i : i + piece], 0, held[i : i + piece], "clip")
+            _release(x)
+        return held
+
+    return tree.map(read, x)
+
+
+class _Subset:
+    """Some rows of a memory-mapped array, read when they are asked for."""
+
+    def __init__(self, array: np.memmap[Any, Any], rows: Array) -> None:
+        self.array, self.rows = array, rows
+        self.shape, self.dtype, self.ndim = (len(rows), *array.shape[1:]), array.dtype, array.ndim
+
+    def __getitem__(self, at: slice | Array) -> Array:
+        return np.asarray(self.array)[self.rows[at]]
+
+
+def _mapped(x: Any) -> Iterator[np.memmap[Any, Any]]:
+    """Yield what is memory-mapped."""
+    for leaf in tree.leaves(x):
+        array = leaf.array if isinstance(leaf, _Subset) else leaf
+        if isinstance(array, np.memmap):
+            yield array
+
+
+def _mapped_bytes(x: Any) -> int:
+    return sum(prod(array.shape[1:]) * array.itemsize for array in _mapped(x))
+
+
+def _release(x: Any) -> None:
+    """Let go of the pages read of memory-mapped files: they stay in the system's cache, but are not this process's."""
+    for array in _mapped(x):
+        file: Any = array
+        while isinstance(file, np.ndarray):
+            file = file.base
+        if array.mode == "r" and hasattr(file, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
+            file.madvise(mmap.MADV_DONTNEED)
+
+
+def _in_turn(x: Any, parts: list[slice]) -> Iterator[Any]:
+    """Yield parts of the rows, and let go now and then of what was memory-mapped to read them."""
+    read, row_bytes = 0, _mapped_bytes(x)
+    for part in parts:
+        yield _take(x, part)
+        read += (part.stop - part.start) * row_bytes
+        if read > WINDOW // 8:
+            _release(x)
+            read = 0
+
+
 def _take(x: Any, rows: slice | Array) -> Any:
-    if isinstance(x, np.ndarray):
+    if type(x) is np.ndarray:
         return x[rows] if isinstance(rows, slice) else x.take(rows, axis=0)
     return tree.map(lambda a: _array(a)[rows], x)
 
 
 def _array(x: Any) -> Any:
-    """Return `x` as an array, unless it is sparse."""
-    return x.tocsr() if hasattr(x, "tocsr") else np.asanyarray(x)
+    """Return `x` as an array, unless it is sparse or read when it is asked for."""
+    if isinstance(x, np.memmap):
+        return x.view(np.ndarray)
+    return x if isinstance(x, _Subset) else x.tocsr() if hasattr(x, "tocsr") else np.asanyarray(x)
 
 
 def _keys(key: Key) -> Iterator[Key]:
@@ -517,47 +721,56 @@ def _keys(key: Key) -> Iterator[Key]:
         yield from random.split(random.fold_in(key, block), 256)
 
 
-def _calibrated(net: Layer, params: Tree, batches: Iterable[Any]) -> Tree:
+def _calibrated(net: Layer, params: Tree, batches: Iterable[Any], comm: Any = None, *, parts: bool = False) -> Tree:
+    """Put the moments of batches into the parameters; `parts` says that all ranks share each, else each has its own."""
     # Copies, so that each leaf is an object of its own and can be told by its identity. The key is for layers that
     # insist on one in training.
     params, key = tree.map(np.array, params), random.key(0)
-    gathered: dict[int, tuple[Tree, list[tuple[Array, Array, int]]]] = {}
+    leaves = tree.leaves(params)
+    index = {id(leaf): i for i, leaf in enumerate(leaves)}
+    found: list[tuple[tuple[int, ...], tuple[Array, Array, int]]] = []
     for x in batches:
-        calibration = Calibration()
+        calibration = Calibration(Shard(comm, _rows(x)) if parts else None)
         net.apply(params, x, train=calibration, key=key)
         if not calibration.moments:
             break
         for node, mean, var, rows in calibration.moments:
-            gathered.setdefault(id(node["count"]), (node, []))[1].append((mean, var, rows))
-    replaced: dict[int, Array] = {}
-    for node, moments in gathered.values():
-        means, variances = (np.array(m, np.float64) for m in list(zip(*moments, strict=True))[:2])
-        n = np.array([rows for _, _, rows in moments], np.float64)
-        mean = means[0] + n @ (means - means[0]) / n.sum()  # exact where all are the same
-        with np.errstate(over="ignore"):
-            var = n @ (variances + (means - mean) ** 2) / n.sum()
-        var = np.minimum(var, np.finfo(node["var"].dtype).max)
-        for name, value in (("mean", mean), ("var", var), ("count", n.sum())):
-            replaced[id(node[name])] = np.asarray(value, node[name].dtype)
-    return tree.map(lambda leaf: replaced.get(id(leaf), leaf), params)
+            found.append((tuple(index[id(node[name])] for name in ("mean", "var", "count")), (mean, var, rows)))
+    if comm is not None and not parts:
+        found = [moments for own in comm.allgather(found) for moments in own]
+    gathered: dict[tuple[int, ...], list[tuple[Array, Array, int]]] = {}
+    for places, moments in found:
+        gathered.setdefault(places, []).append(moments)
+    for places, layer in gathered.items():
+        means, variances, n = (np.array(m, np.float64) for m in zip(*layer, strict=True))
+        mean, var = pooled(means, variances, n)
+        var = np.minimum(var, np.finfo(leaves[places[1]].dtype).max)
+        for i, statistic in zip(places, (mean, var, n.sum()), strict=True):
+            leaves[i] = np.asarray(statistic, leaves[i].dtype)
+    return tree.unflatten(params, leaves)
 
 
 def _scores(
-    net: Layer, params: Tree, source: _Source, validation: Any, loss: Any, metrics: dict[str, Metric]
+    net: Layer, params: Tree, source: _Source, validation: Any, loss: Any, metrics: dict[str, Metric], comm: Any
 ) -> dict[str, float]:
     """Work out the metrics on the training data, and loss and metrics on the validation data, at inference."""
     scores: dict[str, float] = {}
     if metrics and source.arrays:
-        train = _evaluated(net, params, source.arrays, loss, metrics)
+        train = _evaluated(net, params, source.arrays, loss, metrics, comm=comm)
         scores |= {name: train[name] for name in metrics}
     if validation is not None:
-        held_out = _evaluated(net, params, validation, loss, metrics)
+        held_out = _evaluated(net, params, validation, loss, metrics, comm=comm)
         scores |= {f"val_{name}": score for name, score in held_out.items()}
     return scores
 
 
-def _shapes(values: Tree) -> dict[str, str]:
-    return {path: f"{np.asarray(leaf).dtype} {np.shape(leaf)}" for path, leaf in _named_leaves(values)}
+def _shapes(values: Tree, comm: Any = None) -> dict[str, str]:
+    """Tell dtypes and shapes; with `comm`, those of the rows of all ranks."""
+
+    def shape(leaf: Any) -> tuple[int, ...]:
+        return np.shape(leaf) if comm is None else (comm.allreduce(np.shape(leaf)[0]), *np.shape(leaf)[1:])
+
+    return {path: f"{_array(leaf).dtype} {shape(leaf)}" for path, leaf in _named_leaves(values)}
 
 
 def _called(callback: Callable[[Epoch], Epoch | None], epoch: Epoch) -> Epoch:
@@ -585,7 +798,7 @@ def _kind(value: Any) -> str:
     return f"{type(value).__name__} of {len(value)}" if isinstance(value, tuple | list) else type(value).__name__
 
 
-def _row_weights(y: Array, n: int, weight: Any, class_weight: Any) -> Array | None:
+def _row_weights(y: Array, n: int, weight: Any, class_weight: Any, comm: Any) -> Array | None:
     if weight is None and class_weight is None:
         return None
     w = np.ones(n) if weight is None else np.asarray(array_of_numbers("weight", weight), np.float64)
@@ -599,12 +812,21 @@ def _row_weights(y: Array, n: int, weight: Any, class_weight: Any) -> Array | No
             raise ValueError(f"class_weight: needs labels of shape ({n},), got y of shape {y.shape}")
         labels, index, counts = np.unique(y, return_inverse=True, return_counts=True)
         if class_weight == "balanced":
-            per_class = n / (len(labels) * counts)
+            if comm is None:
+                per_class = n / (len(labels) * counts)
+            else:
+                every, counted = (
+                    np.concatenate(parts) for parts in zip(*comm.allgather((labels, counts)), strict=True)
+                )
+                every, at = np.unique(every, return_inverse=True)
+                per_class = (counted.sum() / (len(every) * np.bincount(at, counted)))[np.searchsorted(every, labels)]
         elif missing := [label for label in labels.tolist() if label not in class_weight]:
             raise ValueError(f"class_weight: no weight for the label {missing[0]!r}")
         else:
             per_class = np.array([number(f"class_weight[{k!r}]", class_weight[k]) for k in labels.tolist()])
         w = w * per_class[index]
+    if comm is not None and not w.any():
+        return w  # the ranks together need some weight: the epoch's end looks at that
     if not (np.isfinite(w).all() and w.min() >= 0 and w.sum() > 0):
         name = "weight" if class_weight is None else "class_weight"
         raise ValueError(f"{name}: expected finite numbers of at least 0, not all 0, got {w.min()} to {w.max()}")
@@ -616,24 +838,33 @@ def _check_weight(weight: Any, n: int) -> None:
         raise ValueError(f"weight: expected shape ({n},), one per row, got {np.shape(weight)}")
 
 
-def _set_aside(data: Any, fraction: float, weight: Any, key: Key) -> tuple[Any, Any, Any]:
+def _set_aside(data: Any, fraction: float, weight: Any, key: Key, comm: Any) -> tuple[Any, Any, Any]:
     if not _is_pair(data):
         raise ValueError(f"validation: a fraction needs data that are a pair (x, y) of arrays, got {_kind(data)}")
     if not 0 < fraction < 1:
         raise ValueError(f"validation: expected a fraction in (0, 1) or a pair (x, y), got {fraction}")
-    n = _check_rows("data", *data)
+    n = _check_rows("data", data[0], data[1], comm)
     if weight is not None:
         _check_weight(weight, n)
+    here = None if comm is None else distributed.Rows(comm, n)
+    n = here.total if here else n
     held = round(n * fraction)
     if not 0 < held < n:
         raise ValueError(f"validation: {fraction} of {n} rows leaves one side empty")
     order = random.generator(key).permutation(n)
-    parts = np.sort(order[held:]), np.sort(order[:held])
-    train, validation = ((_take(data[0], p), _take(np.asanyarray(data[1]), p)) for p in parts)
+    parts = [np.sort(order[held:]), np.sort(order[:held])]
+    if here:
+        parts = [here.own(part) for part in parts]
+
+    def pick(rows: Array) -> tuple[Any, Any]:
+        x = tree.map(lambda a: _Subset(a, rows) if isinstance(a, np.memmap) else _take(a, rows), data[0])
+        return x, _take(np.asanyarray(data[1]), rows)
+
+    train, validation = map(pick, parts)
     return train, validation, None if weight is None else np.asarray(weight)[parts[0]]
 
 
-def _check_rows(name: str, x: Any, y: Any) -> int:
+def _check_rows(name: str, x: Any, y: Any, comm: Any = None) -> int:
     if any(np.ndim(a) == 0 for a in [*tree.leaves(x), y]):
         raise ValueError(f"{name}: expected arrays with the examples along the first axis, got numbers in {_kind(x)}")
     lengths = {int(np.shape(a)[0]) for a in [*tree.leaves(x), y]}
@@ -641,7 +872,7 @@ def _check_rows(name: str, x: Any, y: Any) -> int:
     if len(lengths) != 1:
         raise ValueError(f"{name}: expected x and y with as many rows, got shapes {shapes}")
     n = lengths.pop()
-    if n < 1:
+    if (n if comm is None else comm.allreduce(n)) < 1:
         raise ValueError(f"{name}: expected at least one row, got shapes {shapes}")
     _check_finite(f"{name}: x", x)
     _check_finite(f"{name}: y", np.asanyarray(y))
@@ -650,14 +881,14 @@ def _check_rows(name: str, x: Any, y: Any) -> int:
 
 def _check_finite(name: str, x: Any) -> None:
     for path, a in zip(tree.paths(x), tree.leaves(x), strict=True):
-        if not isinstance(a, np.memmap):
+        if not isinstance(a, np.memmap | _Subset):
             finite(f"{name}/{path}" if path else name, a)
 
 
-def _check_validation(validation: Any, source: _Source) -> None:
+def _check_validation(validation: Any, source: _Source, comm: Any) -> None:
     if not _is_pair(validation):
         raise TypeError(f"validation: expected a pair (x, y) or a fraction in (0, 1), got {given(validation)}")
-    _check_rows("validation", *validation)
+    _check_rows("validation", validation[0], validation[1], comm)
     if source.arrays:
         train_shapes, shapes = ([np.shape(a)[1:] for a in tree.leaves(x)] for x in (source.arrays[0], validation[0]))
         if train_shapes != shapes:
@@ -667,7 +898,7 @@ def _check_validation(validation: Any, source: _Source) -> None:
 def _check_targets(name: str, net: Layer, params: Tree, loss: Any, data: tuple[Any, Any], rows: int = 2) -> None:
     """Let a loss of fmlp's own look at all targets before the training starts, next to an output of zeros."""
     x, y = data[0], np.asanyarray(data[1])
-    if losses.unbound(loss).__module__ != losses.__name__:
+    if not len(y) or losses.unbound(loss).__module__ != losses.__name__:  # a rank may have no rows
         return
     try:
         first = net.apply(params, _take(x, np.arange(rows) % len(y)), train=Calibration(), key=random.key(0))

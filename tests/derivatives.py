@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 import fmlp
-from fmlp import activations, layers, losses, random, tree
+from fmlp import activations, distributed, layers, losses, random, tree
 
 
 class Call(NamedTuple):
@@ -305,6 +305,14 @@ def regularized(draw, part):
     return Call(loss, (prediction, draw(numbers((3, 2)))), {"weight": draw(weights(3))}, 1)
 
 
+@st.composite
+def loss_of_part(draw):
+    rows = draw(st.integers(0, 3))
+    kwargs = {"weight": draw(weights(rows))} if rows else {}
+    f = distributed._of_part(losses.mse)
+    return Call(f, (draw(numbers((rows, 2))), draw(numbers((rows, 2)))), kwargs, 1)
+
+
 # -------------------------------------------------------------------------------------- the table
 
 CASES: dict[str, st.SearchStrategy[Call]] = {
@@ -330,6 +338,7 @@ CASES: dict[str, st.SearchStrategy[Call]] = {
     "losses.binary_cross_entropy": binary_cross_entropy(),
     "losses.cross_entropy": cross_entropy(),
     "autodiff.objective.objective": objective(),
+    "distributed._of_part.loss_of_part": loss_of_part(),
     "estimators._regularized.apply": regularized("apply"),
     "estimators._regularized.penalized": regularized("penalized"),
 }

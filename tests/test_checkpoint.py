@@ -202,7 +202,7 @@ def test_the_time_of_all_runs_counts(tmp_path):
         ({"shuffle": False}, r"shuffle: True in the file, False now"),
         ({"metrics": {"f1": metrics.f1}}, r"metrics/accuracy: .* in the file, 'absent' now"),
         ({"class_weight": "balanced"}, r"class_weight: None in the file, 'balanced' now"),
-        ({"weight": np.ones(50)}, r"weight: None in the file, 'float64 \(40,\) \w{16}' now"),
+        ({"weight": np.ones(50)}, r"weight: None in the file, 'float64 \(50,\) \w{16}' now"),
         ({"validation": (X[:9], Y[:9])}, r"validation/0: 'float32 \(10, 4\)' in the file, 'float32 \(9, 4\)' now"),
         ({"net": network(7)}, r"params/dense_0/w: 'float32 \(4, 6\)' in the file, 'float32 \(4, 7\)' now"),
     ],

@@ -40,9 +40,10 @@ FLOORS = [
     {"optim", "schedules"},
     {"serialization", "summary", "data"},
     {"checkpoint"},
+    {"distributed"},
     {"training"},
 ]
-ABOVE = {"plotting", "distributed", *NEEDS}
+ABOVE = {"plotting", *NEEDS}
 
 
 def imports(module):

@@ -92,7 +92,7 @@ def by_hand(net, params, x, y, loss, optimizer, epochs, key, batch_size, weight=
         keys = (k for block in count() for k in random.split(random.fold_in(steps_key, block), 256))
         total = total_weight = 0.0
         for start, k in zip(range(0, len(y), batch_size), keys, strict=False):
-            rows = order[start : start + batch_size]
+            rows = np.sort(order[start : start + batch_size])
             w = None if weight is None else weight[rows]
             value, grads = step(params, x[rows], y[rows], key=k, weight=w)
             updates, state = optimizer.update(grads, state, params)

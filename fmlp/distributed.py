@@ -1,0 +1,294 @@
+"""Data-parallel training over MPI: the functional pieces, turned into their forms over the ranks of a communicator.
+
+Every rank runs the same program on rows of its own. A gradient is a pure function of parameters and a batch, so where
+each rank has a part of a batch, the gradient of the whole is the mean of the parts', weighted by rows: one
+``Allreduce`` of one vector a step. `fit` does all of it with ``comm``:
+
+    comm = fmlp.distributed.world()
+    result = fmlp.fit(net, params, (x, y), ..., comm=comm)    # mpiexec -n 2 python train.py
+
+and a loop of one's own with `objective` and `value_and_grad`, in the place of those of the same name of `fmlp`. What is
+passed as `comm` is a communicator of mpi4py (``pip install 'fmlp[mpi]'``), or anything with its methods.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate, count
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from fmlp import autodiff, tree
+from fmlp.autodiff import Differentiable, Pullback, differentiable, rule_of
+from fmlp.checkpoint import differences
+from fmlp.layers import Shard
+from fmlp.random import Key
+from fmlp.tree import Array, Tree
+
+__all__ = [
+    "Interrupts",
+    "RankError",
+    "Rows",
+    "aligned",
+    "all_or_none",
+    "check_same",
+    "objective",
+    "summed",
+    "value_and_grad",
+    "world",
+]
+
+P = ParamSpec("P")
+Y = TypeVar("Y")
+
+
+class RankError(ValueError):
+    """The ranks were given what does not fit together; raised on all of them."""
+
+
+def world() -> Any:
+    """Return mpi4py's ``MPI.COMM_WORLD``, and from now on let an exception that nobody catches end all ranks.
+
+    Without that they would wait for ever for the one that is gone. Raises ModuleNotFoundError without mpi4py.
+    """
+    try:
+        from mpi4py import MPI
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("fmlp.distributed.world needs mpi4py: pip install 'fmlp[mpi]'") from None
+    comm, show = MPI.COMM_WORLD, sys.excepthook
+
+    def end_all(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        show(kind, error, trace)
+        if comm.size > 1:
+            _end(comm, error)
+
+    sys.excepthook = end_all
+    return comm
+
+
+def _end(comm: Any, error: BaseException) -> None:
+    import time
+
+    what = f"{type(error).__name__}: {error}"
+    print(f"fmlp: rank {comm.rank} of {comm.size} failed: {what}", file=sys.stderr, flush=True)
+    time.sleep(0.3)  # for the launcher to pass that on, before it kills
+    comm.Abort(1)
+
+
+def objective(apply: Callable[..., Any], loss: Callable[..., Any]) -> Differentiable[..., Any]:
+    """Compose a network and a loss as `fmlp.objective` does, for a part of a batch, which may have no rows."""
+    return autodiff.objective(apply, _of_part(loss))
+
+
+def _of_part(loss: Callable[..., Any]) -> Differentiable[..., Any]:
+    rule = rule_of(loss, "objective")
+
+    @differentiable
+    def loss_of_part(prediction: Any, y: Any, **weight: Any) -> tuple[Any, Pullback]:
+        if len(y):
+            return rule(prediction, y, **weight)
+        zero = tree.map(np.zeros_like, prediction)
+        return next(iter(tree.leaves(zero))).dtype.type(0), lambda dy: (zero, None)
+
+    return loss_of_part
+
+
+def value_and_grad(f: Callable[..., Any], comm: Any) -> Callable[..., tuple[Any, Tree]]:
+    """Turn an objective into one that returns its value and gradient for a batch that is spread over ranks.
+
+    ``value_and_grad(objective(net.apply, loss), comm)(params, x, y, *, key=None, weight=None, start=None)`` takes this
+    rank's rows of the batch, which is that of all ranks in their order, and returns on every rank the loss and the
+    gradient of the whole batch, as `fmlp.value_and_grad` would of all rows at once, to rounding. Parameters and key
+    must be the same everywhere, rows may be none. BatchNorm and Dropout see the whole batch: the one exchanges its
+    moments, the other takes the mask's rows from `start` on, the number of rows on the ranks before, which is found
+    out if not given. Batches of more than 1,024 rows have other masks than with `fmlp.value_and_grad`.
+
+    Every rank must call it equally often. Raises TypeError when `f` carries no vjp.
+
+    >>> from fmlp import layers, losses
+    >>> class Alone:                                           # as MPI.COMM_SELF
+    ...     rank, size = 0, 1
+    ...     def Allreduce(self, values, total): total[...] = values
+    >>> f = objective(layers.Dense(1, bias=False).apply, losses.mse)
+    >>> value_and_grad(f, Alone())({"w": np.array([[2.0]])}, np.array([[3.0]]), np.array([[5.0]]))
+    (np.float64(1.0), {'w': array([[6.]])})
+    """
+    total = summed(f, comm)
+
+    def evaluate(params: Tree, x: Any, y: Any, **settings: Any) -> tuple[Any, Tree]:
+        value, grads, _ = total(params, x, y, **settings)
+        return value, grads
+
+    return evaluate
+
+
+def summed(
+    f: Callable[..., Any], comm: Any, interrupted: Callable[[], bool] = lambda: False
+) -> Callable[..., tuple[Any, Tree, float]]:
+    """Do as `value_and_grad`, and return the weight of the whole batch too: its rows, or the sum of their weights.
+
+    KeyboardInterrupt is raised on all ranks when `interrupted` is true on one of them.
+    """
+    rule = rule_of(f, "value_and_grad")
+
+    def evaluate(
+        params: Tree, x: Any, y: Any, *, key: Key | None = None, weight: Any = None, start: int | None = None
+    ) -> tuple[Any, Tree, float]:
+        own = float(len(y) if weight is None else np.sum(weight))
+        shard = Shard(comm, len(y), start)
+        value, pullback = rule(params, x, y, key=key, weight=weight, train=shard)
+        scalar = np.asarray(value).dtype.type
+        # Sums, not means: they need no knowledge of the other ranks before the one exchange.
+        grads = next(iter(pullback(scalar(own))))
+        numbers = np.array([value * own, own, interrupted()], scalar)
+        vector, unravel = tree.ravel((grads, numbers))
+        sums = tree.aligned(vector.size, vector.dtype)
+        comm.Allreduce(vector, sums)
+        value, all_weight, stop = sums[-3:]
+        if stop:
+            raise KeyboardInterrupt
+        sums *= 1 / (all_weight or sums.dtype.type(1))
+        grads, (value, _, _) = unravel(sums)
+        return value, grads, float(all_weight)
+
+    return evaluate
+
+
+# ------------------------------------------------------------------------------------ what fit needs
+
+
+class Rows:
+    """Which of the data set's rows each rank holds: the data set is that of all ranks, in their order."""
+
+    def __init__(self, comm: Any, n: int) -> None:
+        self.comm = comm
+        self.starts = [*accumulate(comm.allgather(n), initial=0)]
+        self.start, self.stop = self.starts[comm.rank : comm.rank + 2]
+
+    @property
+    def total(self) -> int:
+        """The number of rows on all ranks."""
+        return int(self.starts[-1])
+
+    def own(self, rows: Array) -> Array:
+        """Pick from sorted numbers of rows those that are here, counted from this rank's first."""
+        first, last = np.searchsorted(rows, [self.start, self.stop])
+        own: Array = rows[first:last] - self.start
+        return own
+
+    def whole(
+        self, x: Tree, parts: list[slice], in_turn: Callable[[Tree, list[slice]], Iterator[Tree]]
+    ) -> Iterator[Tree]:
+        """Yield those parts of the data set whose first row is here, with the rows of later ranks they end in."""
+        ranks = range(self.comm.size)
+        mine: list[slice] = []
+        sent: list[list[Tree]] = [[] for _ in ranks]
+        for part in parts:
+            holders = [r for r in ranks if max(part.start, self.starts[r]) < min(part.stop, self.starts[r + 1])]
+            if self.comm.rank in holders:
+                here = slice(max(part.start - self.start, 0), min(part.stop, self.stop) - self.start)
+                if self.comm.rank == holders[0]:
+                    mine.append(here)
+                else:
+                    sent[holders[0]] += in_turn(x, [here])
+        later = [piece for pieces in self.comm.alltoall(sent) for piece in pieces]
+        for i, part in enumerate(in_turn(x, mine), 1):
+            yield tree.map(_joined, part, *later) if later and i == len(mine) else part
+
+
+def _joined(*pieces: Any) -> Any:
+    if hasattr(pieces[0], "tocsr"):
+        from scipy.sparse import vstack
+
+        return vstack(pieces, "csr")
+    return np.concatenate(pieces)
+
+
+def aligned(comm: Any, batches: Iterator[tuple[Any, Any, Any]]) -> Iterator[tuple[Any, Any, Any, int]]:
+    """Yield ``(x, y, weight, start)`` on all ranks equally often: where the batches are used up, some of no rows."""
+    empty: Any = None
+    for i in count():
+        batch = next(batches, None)
+        rows = np.empty(comm.size, np.int64)
+        comm.Allgather(np.array(-1 if batch is None else len(batch[1])), rows)
+        if rows.max() < 0:
+            return
+        if i == 0:
+            empty = comm.bcast(batch and tree.map(lambda a: a[:0], batch[:2]), int(rows.argmax()))
+        yield *(batch or (*empty, None)), int(rows[: comm.rank].clip(0).sum())
+
+
+def check_same(comm: Any, settings: Mapping[str, Any]) -> None:
+    """Raise RankError on all ranks, saying what differs, unless all were given the same settings."""
+    first, *others = comm.allgather(dict(settings))
+    for rank, other in enumerate(others, 1):
+        if different := list(differences(first, other, ("on rank 0", f"on rank {rank}"))):
+            raise RankError("the ranks were given what does not fit together:\n  " + "\n  ".join(different[:10]))
+
+
+class Interrupts:
+    """While it is entered, SIGINT and SIGTERM are noted, for all ranks to stop after the same step; a second one acts.
+
+    On leaving, SIGTERM is handed on to whoever was to get it.
+    """
+
+    def __init__(self) -> None:
+        self.noted: int | None = None
+
+    def __call__(self) -> bool:
+        """Say whether there was one."""
+        return self.noted is not None
+
+    def __enter__(self) -> Interrupts:
+        """Listen, in the main thread."""
+        import signal
+        import threading
+
+        self.handlers = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.handlers[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.noted is not None:
+            raise KeyboardInterrupt
+        self.noted = number
+
+    def __exit__(self, *_: object) -> None:
+        """Let the signals do what they did before."""
+        import signal
+
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        if self.noted == signal.SIGTERM:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def all_or_none(agreed: tuple[type[BaseException], ...]) -> Callable[[Callable[P, Y]], Callable[P, Y]]:
+    """Decorate a function that all ranks of its argument `comm` call: what one raises ends the job, not only the rank.
+
+    The others wait for it, and would for ever. Errors of the types `agreed` are raised on all ranks, and only raised.
+    """
+
+    def decorate(f: Callable[P, Y]) -> Callable[P, Y]:
+        @functools.wraps(f)
+        def call(*args: P.args, **kwargs: P.kwargs) -> Y:
+            comm: Any = kwargs.get("comm")
+            try:
+                return f(*args, **kwargs)
+            except BaseException as error:
+                if comm is not None and comm.size > 1 and not isinstance(error, (RankError, *agreed)):
+                    import traceback
+
+                    traceback.print_exc()
+                    _end(comm, error)
+                raise
+
+        return call
+
+    return decorate
