@@ -70,7 +70,7 @@ def case(seed, dtype, comm=COMM):
         "loss": losses.cross_entropy,
         "optimizer": [optim.sgd(0.05, 0.9), optim.adam(schedules.exponential_lr(0.01, 0.99))][draw.integers(2)],
         "epochs": 3,
-        "batch_size": int(draw.integers(5, n + 5)),
+        "batch_size": int(draw.integers(5, int(0.7 * n))),  # at most what a fraction set aside leaves
         "key": random.key(seed + 1),
         "validation": [None, 0.3, "pair"][draw.integers(3)],
         "metrics": {"accuracy": metrics.accuracy} if draw.random() < 0.5 else None,
