@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import compileall
 import functools
+import gc
 import importlib.util
 import os
 import re
@@ -54,7 +56,7 @@ TESTS = {
 }
 """The test files that should notice an edit of a module, the likeliest first."""
 
-PYTEST = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+PYTEST = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
 PRELOADED = ["hypothesis", "scipy.stats", "sklearn.neural_network", "torch"]
 """What the tests import; loaded once, before the processes that run them are forked."""
 
@@ -1030,6 +1032,9 @@ def main() -> int:
     for name in PRELOADED:
         with suppress(ImportError):
             importlib.import_module(name)
+    gc.freeze()  # a collection in a process that is forked would copy the memory of all that is loaded
+    for name in ("fmlp", "tests"):
+        compileall.compile_dir(ROOT / name, quiet=2)  # once, not in each copy
 
     started = time.monotonic()
     modules = list(dict.fromkeys(mutant.module for mutant in mutants))
