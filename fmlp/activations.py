@@ -187,10 +187,10 @@ def gelu(x: Array, approximate: str = "none") -> Entry:
         cdf = ndtr(z).astype(x.dtype, copy=False)
         return np.maximum(x, -40) * cdf, lambda: cdf + z * np.exp(-0.5 * z * z) / sqrt(2 * pi)
     if approximate == "tanh":
-        z = clip(x, -21, 21)
+        z = clip(x, -22, 22)  # there exp is 0 in float64 too
         cdf, e = _sigmoid(sqrt(8 / pi) * (z + 0.044715 * z**3))
         du = sqrt(8 / pi)
-        return np.maximum(x, -21) * cdf * (x > -21), lambda: cdf + z * du * (1 + 0.134145 * z * z) * e / (1 + e) ** 2
+        return np.maximum(x, -22) * cdf, lambda: cdf + z * du * (1 + 0.134145 * z * z) * e / (1 + e) ** 2
     raise ValueError(f"approximate: expected one of 'none', 'tanh', got {approximate!r}")
 
 

@@ -113,6 +113,7 @@ def test_prelu_learns_its_slopes():
     dparams, _ = vjp(Prelu(3).apply, {"slope": np.array([0.5, 1, 2])}, x)[1](np.ones_like(x))
     np.testing.assert_array_equal(dparams["slope"], [-3, -4, 0])
     np.testing.assert_array_equal(Prelu(init=0.125).init(KEY, (3,))[1]["slope"], [0.125])
+    np.testing.assert_array_equal(Prelu().init(KEY, (3,))[1]["slope"], [0.25])
 
 
 def test_layer_norm_of_rows():

@@ -22,7 +22,7 @@ DOZEN = [
     "layers.fan_out",
     "optim.scale",
     "schedules.step_lr",
-    "training.on_plateau",
+    "training._OnPlateau",
 ]
 
 
