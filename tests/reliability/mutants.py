@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 TESTS = {
     "checks": ["bad_input"],
     "tree": ["tree"],
-    "random": ["random"],
+    "random": ["random", "determinism"],
     "files": ["hostile_files", "serialization", "data"],
     "autodiff": ["losses", "training", "autodiff"],
     "activations": ["activations", "numbers"],
@@ -48,7 +48,7 @@ TESTS = {
     "optim": ["optim", "numbers", "training"],
     "schedules": ["schedules"],
     "serialization": ["serialization", "hostile_files"],
-    "data": ["data"],
+    "data": ["data", "determinism"],
     "checkpoint": ["checkpoint"],
     "training": ["training", "checkpoint", "numbers"],
     "estimators": ["estimators", "autodiff"],
