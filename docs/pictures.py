@@ -143,7 +143,7 @@ def first_of_two(f: Callable[..., Any]) -> Any:
     @activations.elementwise
     def first(x):
         y, pullback = fmlp.vjp(f, np.stack([x, np.zeros_like(x)], 1))
-        return y[:, 0], lambda: pullback(np.array([[1.0, 0.0]]))[0][:, 0]
+        return y[:, 0], lambda: pullback(np.tile([1.0, 0.0], (len(x), 1)))[0][:, 0]
 
     return first
 
