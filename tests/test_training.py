@@ -6,7 +6,7 @@ from math import inf, isnan, nan
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
@@ -412,6 +412,7 @@ def reference(scores, mode, patience, min_delta, start):
     st.integers(0, 3),
     st.booleans(),
 )
+@example([0.2, 0.1, 0.1], "min", 2, 0.15, 0, True)
 def test_early_stopping_equals_the_reference(scores, mode, patience, min_delta, start, restore):
     stop = EarlyStopping("score", mode, patience, min_delta, restore, start)
     last, best_epoch = reference(scores, mode, patience, min_delta, start)
