@@ -248,6 +248,13 @@ def test_tails_are_relatively_accurate(name, tail):
             np.testing.assert_allclose(np.ravel(both(name, np.array([x], dtype))), tail(x), rtol=rtol)
 
 
+def test_what_is_small_is_not_rounded_away():
+    for dtype, rtol in ((np.float32, 1e-5), (np.float64, 1e-12)):
+        x = np.array([30.0, 50.0, 80.0], dtype)
+        np.testing.assert_allclose(activations.log_sigmoid(x), -np.exp(-x.astype(np.float64)), rtol=rtol)
+        np.testing.assert_allclose(activations.celu(-x, alpha=1e9), -x, rtol=1e-6)
+
+
 LIMITS = {
     "identity": ((-inf, 1), (inf, 1)),
     "tanh": ((-1, 0), (1, 0)),

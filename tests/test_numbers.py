@@ -436,6 +436,18 @@ def test_the_global_norm_of_any_gradients(dtype, data):
     assert (vector * before >= 0).all()
 
 
+def test_weights_decay_beside_a_gradient_whose_square_overflows():
+    params, grads = ({"w": np.array(values, np.float32)} for values in ([1.0, 1.0], [1e30, 0.0]))
+    optimizer = optim.adagrad(0.1, weight_decay=0.5)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["w"][1], -0.1, rtol=1e-6)
+
+
+def test_the_global_norm_of_gradients_whose_squares_are_0_in_their_dtype():
+    clipped, _ = optim.clip_by_global_norm(1e-25).update({"w": np.array([3e-25, 4e-25], np.float32)}, (), None)
+    np.testing.assert_allclose(clipped["w"], [6e-26, 8e-26], rtol=1e-6)
+
+
 def test_an_infinite_gradient_is_seen_after_clipping():
     with np.errstate(invalid="ignore"):
         clipped, _ = optim.clip_by_global_norm(1.0).update({"w": np.array([inf, 1.0])}, (), None)

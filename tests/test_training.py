@@ -6,7 +6,7 @@ from math import inf, isnan, nan
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
@@ -201,6 +201,14 @@ def test_memory_mapped_arrays_are_as_good_as_arrays(tmp_path):
     np.save(tmp_path / "x.npy", x)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     assert_same_bits(fit(data=(mapped, y), validation=0.2)[:3], fit(data=(x, y), validation=0.2)[:3])
+
+
+def test_memory_mapped_arrays_are_not_read_to_look_for_nan(tmp_path):
+    np.save(tmp_path / "x.npy", np.full((4, 4), nan))
+    mapped, params = np.load(tmp_path / "x.npy", mmap_mode="r"), params_of(Dense(1))
+    fmlp.calibrate(Dense(1), params, mapped)
+    with pytest.raises(ValueError, match="^x: expected finite numbers"):
+        fmlp.calibrate(Dense(1), params, np.array(mapped))
 
 
 def test_lists_of_labels_are_as_good_as_arrays():
@@ -412,6 +420,7 @@ def reference(scores, mode, patience, min_delta, start):
     st.integers(0, 3),
     st.booleans(),
 )
+@example([0.2, 0.1, 0.1], "min", 2, 0.15, 0, True)
 def test_early_stopping_equals_the_reference(scores, mode, patience, min_delta, start, restore):
     stop = EarlyStopping("score", mode, patience, min_delta, restore, start)
     last, best_epoch = reference(scores, mode, patience, min_delta, start)
@@ -727,6 +736,11 @@ HOLED = np.where(X > 1, nan, X)
         ({"weight": np.ones(41), "validation": 0.5}, ValueError, r"^weight: expected shape \(40,\), .* got \(41,\)"),
         ({"weight": np.ones(39), "validation": 0.5}, ValueError, r"^weight: expected shape \(40,\), .* got \(39,\)"),
         ({"weight": -np.ones(40)}, ValueError, "^weight: expected finite numbers of at least 0, .* got -1.0 to -1.0"),
+        (
+            {"weight": np.linspace(-1, 2, 40)},
+            ValueError,
+            "^weight: expected finite numbers of at least 0, .* got -1.0 to 2",
+        ),
         ({"weight": np.zeros(40)}, ValueError, "^weight: .* not all 0, got 0.0 to 0.0"),
         ({"weight": np.full(40, nan)}, ValueError, "^weight: expected finite .* got nan"),
         ({"weight": np.ones(40), "data": [(X, Y)]}, ValueError, "^weight, class_weight: batches bring their own"),
