@@ -1,6 +1,7 @@
 """Activations: known values, PyTorch's values and kinks, and every number a float can be."""
 
 import inspect
+import math
 from math import e, exp, inf, log, nan, pi, sqrt
 
 import numpy as np
@@ -246,6 +247,14 @@ def test_tails_are_relatively_accurate(name, tail):
     for x in (-30.0, -50.0, -80.0):
         for dtype, rtol in ((np.float32, 1e-5), (np.float64, 1e-12)):
             np.testing.assert_allclose(np.ravel(both(name, np.array([x], dtype))), tail(x), rtol=rtol)
+
+
+def test_selus_constants_are_those_of_its_fixed_point():
+    """Klambauer et al. 2017, equation 14: mean 0 and variance 1 are kept."""
+    e, f = math.erfc(math.sqrt(0.5)) * math.exp(0.5), math.erfc(math.sqrt(2)) * math.exp(2)
+    alpha = math.sqrt(2 / math.pi) / (1 - e)
+    scale = (1 - e) * math.sqrt(2 * math.pi / (2 * f + math.pi * e**2 - 2 * (2 + math.pi) * e + math.pi + 2))
+    assert pytest.approx((alpha, scale), rel=4e-15, abs=0) == (activations.SELU_ALPHA, activations.SELU_SCALE)
 
 
 def test_what_is_small_is_not_rounded_away():

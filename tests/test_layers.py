@@ -116,6 +116,12 @@ def test_prelu_learns_its_slopes():
     np.testing.assert_array_equal(Prelu().init(KEY, (3,))[1]["slope"], [0.25])
 
 
+def test_an_activations_settings_count():
+    y, pullback = vjp(Activation(activations.leaky_relu, negative_slope=0.5).apply, {}, np.array([-2.0, 2.0]))
+    np.testing.assert_array_equal(y, [-1, 2])
+    np.testing.assert_array_equal(pullback(np.ones(2))[1], [0.5, 1])
+
+
 def test_layer_norm_of_rows():
     layer = LayerNorm()
     y = layer.apply(start(layer, (3,)), X)

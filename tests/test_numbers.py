@@ -436,9 +436,12 @@ def test_the_global_norm_of_any_gradients(dtype, data):
     assert (vector * before >= 0).all()
 
 
-def test_weights_decay_beside_a_gradient_whose_square_overflows():
-    params, grads = ({"w": np.array(values, np.float32)} for values in ([1.0, 1.0], [1e30, 0.0]))
-    optimizer = optim.adagrad(0.1, weight_decay=0.5)
+@pytest.mark.parametrize(
+    ("optimizer", "gradient"),
+    [(optim.adagrad(0.1, weight_decay=0.5), 0.0), (optim.adam(0.1), 0.5), (optim.adam(0.1), 2.0)],
+)
+def test_a_first_step_of_lr_beside_a_gradient_whose_square_overflows(optimizer, gradient):
+    params, grads = ({"w": np.array(values, np.float32)} for values in ([1.0, 1.0], [1e30, gradient]))
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     np.testing.assert_allclose(updates["w"][1], -0.1, rtol=1e-6)
 

@@ -207,7 +207,7 @@ def test_memory_mapped_arrays_are_not_read_to_look_for_nan(tmp_path):
     np.save(tmp_path / "x.npy", np.full((4, 4), nan))
     mapped, params = np.load(tmp_path / "x.npy", mmap_mode="r"), params_of(Dense(1))
     fmlp.calibrate(Dense(1), params, mapped)
-    with pytest.raises(ValueError, match="^x: expected finite numbers"):
+    with pytest.raises(ValueError, match=r"^x: expected finite numbers"):
         fmlp.calibrate(Dense(1), params, np.array(mapped))
 
 

@@ -213,3 +213,21 @@ def test_keys_that_paths_cannot_hold_are_refused(wrong, error, message):
 def test_ravel_refuses_python_objects(leaf):
     with pytest.raises(TypeError, match=r"^a: expected an array of numbers, got "):
         tree.ravel({"a": leaf, "b": np.ones(2)})
+
+
+def test_three_trees_are_mapped_as_two_are():
+    one = {"a": np.array([1.0]), "b": {"c": 2.0, "d": [np.array(3.0), None]}}
+    ten, hundred = (tree.map(lambda leaf, by=by: by * leaf, one) for by in (10, 100))
+    assert tree.map(lambda a, b: a - b, ten, one) == {"a": 9, "b": {"c": 18, "d": [27, None]}}
+    assert tree.map(lambda a, b, c: a - b - c, hundred, ten, one) == {"a": 89, "b": {"c": 178, "d": [267, None]}}
+
+
+def test_an_array_and_a_container_do_not_match():
+    for one, other in (({"w": np.ones(2)}, {"w": [1, 2]}), ({"w": [1, 2]}, {"w": np.ones(2)})):
+        with pytest.raises(ValueError, match=r"^w: expected a (leaf, got a list of 2|list of 2, got a leaf)$"):
+            tree.map(lambda a, b: a, one, other)
+
+
+def test_no_raw_memory_for_objects():
+    with pytest.raises(TypeError, match=r"^dtype: expected numbers, got object$"):
+        tree.aligned(3, object)
