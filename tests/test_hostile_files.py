@@ -426,3 +426,9 @@ def test_files_damaged_at_random(name):
     tally = fuzz.fuzz(name, 400)
     assert tally.accepted > 20
     assert tally.refused > 100
+
+
+def test_compressed_files_may_unpack_to_64_mib_or_100_times_their_size():
+    mib = 1 << 20
+    assert fmlp.files.unpacked_limit(0) == fmlp.files.unpacked_limit(mib // 2) == 64 * mib
+    assert fmlp.files.unpacked_limit(mib) == 100 * mib
