@@ -1,7 +1,7 @@
 """Train from a memory-mapped file several times larger than the memory allowed: speed, memory, quality of the shuffle.
 
-python -m benchmarks.mapped             # a few minutes; makes a file of 4 GiB in the folder for temporary files
-python -m benchmarks.mapped --gib 1
+python -m benchmarks.mapped             # half an hour or more; makes a file of 4 GiB in the folder for temporary files
+python -m benchmarks.mapped --gib 1 --rounds 2   # three minutes
 """
 
 from __future__ import annotations
