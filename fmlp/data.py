@@ -11,7 +11,6 @@ import copy
 import csv
 import gzip
 import os
-import secrets
 import struct
 from array import array
 from collections.abc import Iterator
@@ -24,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlp import random
-from fmlp.checks import StrPath, array_of_numbers, finite, integer, number
+from fmlp.checks import StrPath, array_of_numbers, finite, given, integer, number
 from fmlp.checks import path as checked_path
-from fmlp.files import Array, FileFormatError, read_npy, read_npz, reading, shown, unpacked_limit
+from fmlp.files import Array, FileFormatError, read_npy, read_npz, reading, replacing, shown, unpacked_limit
 
 __all__ = [
     "Batches",
@@ -146,11 +145,9 @@ class Batches:
             import pyarrow.dataset
         except ModuleNotFoundError:
             raise ModuleNotFoundError("data.Batches needs pyarrow: pip install 'fmlp[parquet]'") from None
-        if min(batch_size, window) < 1 or not 0 <= part[0] < part[1]:
-            raise ValueError(
-                "expected batch_size and window of at least 1 and part as (rank, size), "
-                f"got {batch_size=}, {window=}, {part=}"
-            )
+        batch_size, window = integer("batch_size", batch_size), integer("window", window)
+        if not isinstance(part, tuple) or len(part) != 2 or not 0 <= part[0] < part[1]:
+            raise ValueError(f"part: expected (rank, size), got {given(part)}")
         names = [Path(p) for p in path] if isinstance(path, list) else [Path(path)]
         if len(names) == 1 and names[0].is_dir():
             names = sorted(p for p in names[0].iterdir() if p.suffix.lower() in (".parquet", ".csv"))
@@ -177,10 +174,9 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
         """Read the batches, one after the other."""
-        generator = None if self.key is None else random.generator(self.key)
+        order = np.arange if self.key is None else random.generator(self.key).permutation
         x, y = np.empty((0, len(self.columns)), np.float32), np.empty(0)
-        order = range(len(self.pieces)) if generator is None else generator.permutation(len(self.pieces))
-        for i in order:
+        for i in order(len(self.pieces)):
             tables = iter(self.pieces[i].to_batches(schema=self.schema, columns=[*self.columns, self.label]))
             while True:
                 with reading(self.name, "a table of numbers"):
@@ -192,11 +188,11 @@ class Batches:
                 y = np.concatenate([y, more[-1]]) if len(y) else more[-1]
                 if len(x) > max(self.window, self.batch_size + 1):
                     keep = len(x) % self.batch_size or self.batch_size
-                    order_ = np.arange(len(x)) if generator is None else generator.permutation(len(x))
-                    yield from self._cut(x[order_[:-keep]], y[order_[:-keep]])
-                    x, y = x[order_[-keep:]], y[order_[-keep:]]
-        order_ = np.arange(len(x)) if generator is None else generator.permutation(len(x))
-        yield from self._cut(x[order_], y[order_])
+                    rows = order(len(x))
+                    yield from self._cut(x[rows[:-keep]], y[rows[:-keep]])
+                    x, y = x[rows[-keep:]], y[rows[-keep:]]
+        rows = order(len(x))
+        yield from self._cut(x[rows], y[rows])
 
     def _cut(self, x: Array, y: Array) -> Iterator[tuple[Array, Array]]:
         ends = [*range(self.batch_size, len(x), self.batch_size), len(x)]
@@ -580,10 +576,5 @@ def _some(names: list[str]) -> str:
 def _write_npz(path: Path, arrays: dict[str, Array]) -> None:
     """Write an npz file that is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with draft.open("xb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with replacing(path) as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]

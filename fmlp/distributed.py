@@ -30,14 +30,8 @@ from fmlp.random import Key
 from fmlp.tree import Array, Tree
 
 __all__ = [
-    "Interrupts",
     "RankError",
-    "Rows",
-    "aligned",
-    "all_or_none",
-    "check_same",
     "objective",
-    "summed",
     "value_and_grad",
     "world",
 ]
@@ -208,7 +202,7 @@ def _joined(*pieces: Any) -> Any:
     return np.concatenate(pieces)
 
 
-def aligned(comm: Any, batches: Iterator[tuple[Any, Any, Any]]) -> Iterator[tuple[Any, Any, Any, int]]:
+def padded(comm: Any, batches: Iterator[tuple[Any, Any, Any]]) -> Iterator[tuple[Any, Any, Any, int]]:
     """Yield ``(x, y, weight, start)`` on all ranks equally often: where the batches are used up, some of no rows."""
     empty: Any = None
     for i in count():

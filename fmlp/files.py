@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -97,6 +98,32 @@ def reading(path: StrPath, kind: str) -> Iterator[None]:
 def shown(text: str, most: int = 60) -> str:
     """Make text out of a file fit for a message: short, and all its characters printable."""
     return repr(text)[1:-1][:most]
+
+
+@contextmanager
+def replacing(path: StrPath) -> Iterator[IO[bytes]]:
+    """Open a file that takes the place of the one at `path` when the block ends, and never does if that raises."""
+    whole = Path(path)
+    draft = whole.with_name(f".{whole.name}.{os.urandom(8).hex()}.tmp")
+    try:
+        with draft.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, whole)
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_folder(whole.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a file's new name durable, where the system can."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def unpacked_limit(size: int) -> int:

@@ -21,8 +21,8 @@ except ModuleNotFoundError:
 from onnx import TensorProto, helper, numpy_helper
 
 from fmlp import activations, random, tree
-from fmlp.layers import Layer, Shape, activation_of, constructor_of
-from fmlp.serialization import replacing
+from fmlp.files import replacing
+from fmlp.layers import Layer, Shape, activation_of, check_net, constructor_of
 from fmlp.tree import Tree
 
 __all__ = ["export"]
@@ -48,8 +48,7 @@ def export(net: Layer, params: Tree, shape: Shape, path: str | os.PathLike[str])
     >>> [node.op_type for node in onnx.load(file).graph.node]
     ['MatMul', 'Add', 'Elu', 'MatMul', 'Add', 'Identity']
     """
-    if not isinstance(net, Layer):
-        raise TypeError(f"net: expected a layer, got {getattr(net, '__name__', repr(net))}")
+    check_net(net)
     out_shape, like = net.init(random.key(0), shape)
     tree.map(lambda expected, leaf: None, like, params)
     for name, expected, leaf in zip(tree.paths(like), tree.leaves(like), tree.leaves(params), strict=True):

@@ -19,8 +19,8 @@ except ModuleNotFoundError:
 import safetensors.numpy
 
 from fmlp.checks import StrPath
-from fmlp.files import reading, shown
-from fmlp.serialization import named, replacing, unnamed
+from fmlp.files import reading, replacing, shown
+from fmlp.serialization import named, unnamed
 from fmlp.tree import Array, Tree
 
 __all__ = ["load", "load_metadata", "save"]

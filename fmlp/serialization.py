@@ -7,9 +7,6 @@ imported when it is used: it would take a tenth of the time of ``import fmlp``.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -18,7 +15,7 @@ from numpy.lib import format as npy
 from fmlp import tree
 from fmlp.checks import given
 from fmlp.checks import path as checked_path
-from fmlp.files import KINDS, FileFormatError, read_npz, reading, shown
+from fmlp.files import KINDS, FileFormatError, read_npz, reading, replacing, shown
 from fmlp.tree import Array, Tree
 
 __all__ = ["load", "load_metadata", "save"]
@@ -71,32 +68,6 @@ def named(params: Tree) -> dict[str, Array]:
         raise ValueError(f"params: the key {_METADATA} is taken for the metadata")
     _nested(arrays)
     return arrays
-
-
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Open a file that takes the place of the one at `path` when the block ends, and never does if that raises."""
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
-    try:
-        with draft.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a file's new name durable, where the system can."""
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:

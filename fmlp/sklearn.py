@@ -17,7 +17,7 @@ except ModuleNotFoundError:
 from sklearn.utils.validation import check_is_fitted
 
 from fmlp import activations, random
-from fmlp.layers import Activation, Dense, Layer, activation_of, constructor_of, serial
+from fmlp.layers import Activation, Dense, Layer, activation_of, check_net, constructor_of, serial
 from fmlp.tree import Array, Tree
 
 __all__ = ["from_estimator", "to_estimator"]
@@ -72,8 +72,7 @@ def to_estimator(
     >>> model.predict_proba(np.zeros((1, 4))).round(2)
     array([[0.33, 0.33, 0.33]])
     """
-    if not isinstance(net, Layer):
-        raise TypeError(f"net: expected a layer, got {getattr(net, '__name__', repr(net))}")
+    check_net(net)
     *hidden, last = _dense_layers(net, params)
     names = {name for _, _, name in hidden}
     if last[2] or len(names) > 1:

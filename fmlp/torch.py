@@ -25,7 +25,7 @@ except ModuleNotFoundError:
 from torch import nn
 
 from fmlp import activations, layers, random
-from fmlp.layers import Layer, activation_of, constructor_of
+from fmlp.layers import Layer, activation_of, check_net, constructor_of
 from fmlp.tree import Array, Tree
 
 __all__ = ["from_module", "from_state_dict", "to_module", "to_state_dict"]
@@ -132,7 +132,7 @@ def from_state_dict(net: Layer, state: Mapping[str, Any]) -> Tree:
     {'w': array([[1.],
            [1.]], dtype=float32), 'b': array([0.], dtype=float32)}
     """
-    _check_layer(net)
+    check_net(net)
     rest = dict(state)
     params = _params(net, rest, "", "")
     if rest:
@@ -149,7 +149,7 @@ def to_state_dict(net: Layer, params: Tree) -> dict[str, torch.Tensor]:
     >>> to_state_dict(Dense(1, bias=False), {"w": np.ones((2, 1))})
     {'weight': tensor([[1., 1.]], dtype=torch.float64)}
     """
-    _check_layer(net)
+    check_net(net)
     return dict(_state(net, params, "", ""))
 
 
@@ -198,11 +198,6 @@ def _state(layer: Layer, params: Tree, prefix: str, path: str) -> Iterator[tuple
             raise ValueError(f"{path}{ours}: expected shape {expected.shape}, got {array.shape}")
         array = array.T if constructor_of(layer) == "Dense" else array
         yield prefix + names[ours], torch.from_numpy(np.array(array, order="C"))
-
-
-def _check_layer(net: Layer) -> None:
-    if not isinstance(net, Layer):
-        raise TypeError(f"net: expected a layer, got {getattr(net, '__name__', repr(net))}")
 
 
 def _check_names(params: Tree, known: Mapping[str, Any], path: str) -> None:

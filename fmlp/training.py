@@ -556,9 +556,9 @@ def _source(
                 batch_size,
             )
         return _Source(
-            lambda key: distributed.aligned(comm, batches_given(key if shuffle else None)),
+            lambda key: distributed.padded(comm, batches_given(key if shuffle else None)),
             None,
-            lambda: (x for x, *_ in distributed.aligned(comm, batches_given())),
+            lambda: (x for x, *_ in distributed.padded(comm, batches_given())),
             None,
             batch_size,
         )

@@ -177,7 +177,7 @@ PARAMS = DENSE.init(random.key(0), (4,))[1]
         (serial(Elu(), layers.residual(scale())), {}, (4,), TypeError, r"^residual_1/scale_0: expected a layer of"),
         (scale(), {}, (4,), TypeError, "^scale: expected a layer of fmlp.layers"),
         (serial(Activation(relu)), {}, (4,), TypeError, "^relu_0: expected an activation of fmlp.activations"),
-        (Dense, {}, (4,), TypeError, "^net: expected a layer, got Dense"),
+        (Dense, {}, (4,), TypeError, "^net: expected a layer, .* call the constructor: Dense"),
         (DENSE, PARAMS, (5,), ValueError, r"^dense_0/w: expected shape \(5, 3\), got \(4, 3\)"),
         (DENSE, {}, (4,), ValueError, "^tree: expected a dict with keys"),
         (DENSE, PARAMS, 4, ValueError, r"^dense_0/shape: expected the shape of one example"),

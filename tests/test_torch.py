@@ -220,7 +220,7 @@ PARAMS = drawn(NET, (4,), 0).params
         (NET, {**PARAMS, "dense_9": {}}, ValueError, "^dense_9: not expected"),
         (NET, {**PARAMS, "dense_0": {"w": np.ones((4, 2))}}, ValueError, r"^dense_0/w: expected shape \(4, 3\)"),
         (NET, {**PARAMS, "dense_0": {"w": np.ones((4, 3)), "c": 0}}, ValueError, r"^dense_0/c: not expected"),
-        (Dense, {}, TypeError, "^net: expected a layer, got Dense"),
+        (Dense, {}, TypeError, "^net: expected a layer, .* call the constructor: Dense"),
     ],
 )
 def test_networks_that_do_not_fit_are_named(net, params, error, message):

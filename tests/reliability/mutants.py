@@ -141,6 +141,11 @@ FILES = [
     ("KINDS", '"biufcmMSU"', '"biufcmMSUO"'),
     ("reading", "error.errno is not None", "False"),
     ("shown", "repr(text)[1:-1]", "text"),
+    ("replacing", "os.fsync(file.fileno())", "pass"),
+    ("replacing", 'draft.open("xb")', 'open(draft, "xb", opener=lambda *to: os.open(*to, 0o600))'),
+    ("replacing", "draft.unlink(missing_ok=True)", "pass"),
+    ("replacing", "_sync_folder(whole.parent)", "pass"),
+    ("replacing", "whole.with_name(", "Path("),
     ("unpacked_limit", "64 << 20", "64 << 30"),
     ("unpacked_limit", "100 * size", "size"),
     ("_member_names", "name in names", "False"),
@@ -675,11 +680,6 @@ SERIALIZATION = [
     ("named", ' or "" in arrays', ""),
     ("named", "_METADATA in arrays", "False"),
     ("named", "_nested(arrays)", "pass"),
-    ("replacing", "os.fsync(file.fileno())", "pass"),
-    ("replacing", 'draft.open("xb")', 'open(draft, "xb", opener=lambda *to: os.open(*to, 0o600))'),
-    ("replacing", "draft.unlink(missing_ok=True)", "pass"),
-    ("replacing", "_sync_folder(path.parent)", "pass"),
-    ("replacing", "path.with_name(", "Path("),
     ("load", "arrays.pop(_METADATA, None)", "pass"),
     ("unnamed", "want.shape != got.shape", "False"),
     ("unnamed", '"same_kind"', '"unsafe"'),
@@ -736,7 +736,6 @@ DATA = [
     ("_examples", "len(x) != len(y)", "False"),
     ("_check_finite", "np.isfinite(values.max())", "True"),
     ("_label_column", "-1 if label is None", "0 if label is None"),
-    ("_write_npz", "draft.unlink(missing_ok=True)", "pass"),
 ]
 
 CHECKPOINT = [
