@@ -236,5 +236,5 @@ def test_shards_that_are_none_are_refused(shards, tmp_path):
             list(data.Batches(name, label))
     with pytest.raises(FileNotFoundError):
         data.Batches(tmp_path / "nowhere.csv", "b")
-    with pytest.raises(ValueError, match="^batch_size: expected an integer of at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"^batch_size: expected an integer of at least 1, got 0"):
         data.Batches(shards, "kind", 0)

@@ -50,7 +50,7 @@ TESTS = {
     "serialization": ["serialization", "hostile_files", "bad_input"],
     "data": ["data", "determinism", "bad_input"],
     "checkpoint": ["checkpoint", "bad_input"],
-    "training": ["training", "checkpoint", "numbers", "bad_input"],
+    "training": ["training", "checkpoint", "numbers", "bad_input", "larger_than_memory"],
     "estimators": ["estimators", "autodiff"],
     "summary": ["summary"],
 }
