@@ -33,7 +33,7 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
     leaves of objects, and for metadata that JSON cannot hold.
 
     >>> import tempfile
-    >>> file = Path(tempfile.mkdtemp()) / "model.npz"
+    >>> file = tempfile.mkdtemp() + "/model.npz"
     >>> save(file, {"dense_0": {"w": np.ones((2, 1))}}, metadata={"classes": "0-9"})
     >>> load(file), load_metadata(file)
     ({'dense_0': {'w': array([[1.],
