@@ -86,6 +86,21 @@ def test_a_mapped_file_trains_as_well_by_windows(tmp_path, monkeypatch, validati
         fit((x, y), checkpoint=tmp_path / "run.npz", **settings)
 
 
+@pytest.mark.parametrize("window_rows", [8, 40, 1000])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_each_row_of_a_window_brings_its_own_target_and_weight(tmp_path, monkeypatch, window_rows, shuffle):
+    rows = np.arange(100)
+    np.save(tmp_path / "x.npy", rows[:, None].repeat(4, 1).astype(np.float32))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    monkeypatch.setattr(training, "BLOCK", 4 * 16)
+    monkeypatch.setattr(training, "WINDOW", window_rows * 16)
+    source = training._source((mapped, rows), 8, rows + 1.0, None, shuffle)
+    x, y, weight = (np.concatenate(parts) for parts in zip(*source.batches(random.key(0)), strict=True))
+    assert np.array_equal(np.sort(y), rows)
+    assert np.array_equal(x[:, 0], y)
+    assert np.array_equal(weight, y + 1)
+
+
 def test_without_shuffling_a_mapped_file_comes_in_its_order(tmp_path):
     x, y = table()
     np.save(tmp_path / "x.npy", x)
