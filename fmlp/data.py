@@ -14,7 +14,7 @@ import os
 import struct
 from array import array
 from collections.abc import Iterator
-from itertools import chain, pairwise
+from itertools import chain
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlp import random
+from fmlp.batching import slices
 from fmlp.checks import StrPath, array_of_numbers, finite, given, integer, number
 from fmlp.checks import path as checked_path
 from fmlp.files import Array, FileFormatError, read_npy, read_npz, reading, replacing, shown, unpacked_limit
@@ -195,11 +196,8 @@ class Batches:
         yield from self._cut(x[rows], y[rows])
 
     def _cut(self, x: Array, y: Array) -> Iterator[tuple[Array, Array]]:
-        ends = [*range(self.batch_size, len(x), self.batch_size), len(x)]
-        if len(ends) > 1 and ends[-1] - ends[-2] == 1 < self.batch_size:
-            del ends[-2]
-        for start, end in pairwise([0, *ends] if len(x) else []):
-            yield x[start:end], y[start:end]
+        for part in slices(len(x), self.batch_size) if len(x) else ():
+            yield x[part], y[part]
 
     def _numbers(self, table: Any, name: str) -> Array:
         column = table.column(name)

@@ -9,21 +9,20 @@ One step of `fit` is what a user's own loop would write:
 
 from __future__ import annotations
 
-import mmap
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from itertools import count, islice, pairwise
-from math import inf, isfinite, isnan, prod
+from itertools import count, islice
+from math import inf, isfinite, isnan
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
-from fmlp import distributed, losses, optim, random, tree
+from fmlp import batching, distributed, losses, optim, random, tree
 from fmlp.autodiff import objective, value_and_grad
 from fmlp.checkpoint import Checkpoint, Progress, Saver, describe
-from fmlp.checks import array_of_numbers, choice, finite, function, given, integer, number
+from fmlp.checks import choice, function, given, integer, number
 from fmlp.layers import Calibration, Layer, Shard, check_net, pooled
 from fmlp.optim import Optimizer
 from fmlp.random import Key
@@ -44,9 +43,6 @@ __all__ = [
 
 # Of what is not finite `NonFiniteError` tells.
 UNTOLD: dict[str, Any] = {"over": "ignore", "invalid": "ignore", "divide": "ignore"}
-
-# Memory-mapped data larger than a window are shuffled by blocks into windows, and by rows within these.
-BLOCK, WINDOW = 128 << 10, 128 << 20
 
 Metric = Callable[[Any, Any], float]
 History = dict[str, list[float]]
@@ -207,7 +203,9 @@ def fit(
     metrics = dict(metrics or {})
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
-    _check_settings(net, optimizer, epochs, batch_size, early_stopping, metrics, validation, callbacks, _is_pair(data))
+    _check_settings(
+        net, optimizer, epochs, batch_size, early_stopping, metrics, validation, callbacks, batching.is_pair(data)
+    )
     _check_params(params)
     interrupts, main = distributed.Interrupts(), comm is None or comm.rank == 0
     step = _step(net, loss, comm, interrupts)
@@ -229,24 +227,24 @@ def fit(
         }
     if comm is not None:
         others: dict[str, Any] = {
-            "data": _is_pair(data),
+            "data": batching.is_pair(data),
             "validation": None if validation is None else type(validation).__name__,
         }
         others |= {"epochs": int(epochs), "checkpoint": checkpoint is not None, "callbacks": len(callbacks)}
         distributed.check_same(comm, settings | others)
     if isinstance(validation, float | np.floating):
-        data, held_out, weight = _set_aside(data, validation, weight, split_key, comm)
+        data, held_out, weight = batching.set_aside(data, validation, weight, split_key, comm)
     else:
         held_out = validation
-    source = _source(data, batch_size, weight, class_weight, shuffle, comm)
+    source = batching.source(data, batch_size, weight, class_weight, shuffle, comm)
     if held_out is not None:
         _check_validation(held_out, source, comm)
     reached, shared = Progress(params, optimizer.init(params), params), comm is not None and not source.arrays
     if settings:
         settings |= {"data": _shapes(source.arrays, comm), "validation": _shapes(held_out, comm)}
         settings["batch_size"] = source.batch_size
-        if source.row_bytes:
-            settings["windows"] = [source.row_bytes, BLOCK, WINDOW]
+        if source.windows:
+            settings["windows"] = source.windows
     if comm is not None:
         distributed.check_same(comm, settings)
     if source.arrays:
@@ -351,9 +349,10 @@ def predict(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Any:
         check_net(net)
     if type(batch_size) is not int or batch_size < 1:
         batch_size = integer("batch_size", batch_size)
-    if _rows(x) <= batch_size:
-        return net.apply(params, _take(x, slice(None)))
-    outputs = [net.apply(params, part) for part in _in_turn(x, _slices(_rows(x), batch_size))]
+    n = batching.count_rows(x)
+    if n <= batch_size:
+        return net.apply(params, batching.take(x, slice(None)))
+    outputs = [net.apply(params, part) for part in batching.in_turn(x, batching.slices(n, batch_size))]
     return tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
 
@@ -386,16 +385,16 @@ def evaluate(
     (1.126928, 0.5)
     """
     check_net(net)
-    if not _is_pair(data):
-        raise TypeError(f"data: expected a pair (x, y) of arrays, got {_kind(data)}")
+    if not batching.is_pair(data):
+        raise TypeError(f"data: expected a pair (x, y) of arrays, got {batching.kind(data)}")
     if loss is None and not metrics:
         raise ValueError("loss, metrics: expected at least one of them, got neither")
     if loss is not None:
         function("loss", loss, "a function (prediction, y) -> number, such as losses.mse")
     _check_metrics(metrics)
-    n = _check_rows("data", data[0], data[1], comm)
+    n = batching.check_rows("data", data[0], data[1], comm)
     if weight is not None:
-        _row_weights(np.asanyarray(data[1]), n, weight, None, comm)
+        batching.row_weights(np.asanyarray(data[1]), n, weight, None, comm)
     return _evaluated(net, params, data, loss, metrics, weight, batch_size, comm)
 
 
@@ -455,12 +454,12 @@ def calibrate(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024, comm:
     """
     check_net(net)
     batch_size = integer("batch_size", batch_size)
-    n = _rows(x)
-    _check_finite("x", x)
+    n = batching.count_rows(x)
+    batching.check_finite("x", x)
     if comm is None:
-        return _calibrated(net, params, _in_turn(x, _slices(n, batch_size)))
+        return _calibrated(net, params, batching.in_turn(x, batching.slices(n, batch_size)))
     here = distributed.Rows(comm, n)
-    return _calibrated(net, params, here.whole(x, _slices(here.total, batch_size), _in_turn), comm)
+    return _calibrated(net, params, here.whole(x, batching.slices(here.total, batch_size), batching.in_turn), comm)
 
 
 def on_plateau(monitor: str, plateau: ReduceOnPlateau) -> Callable[[Epoch], Epoch]:
@@ -496,17 +495,6 @@ class _OnPlateau(NamedTuple):
         return epoch._replace(state=optim.with_learning_rate(epoch.state, state.learning_rate))
 
 
-class _Source(NamedTuple):
-    batches: Callable[[Key], Iterator[tuple[Any, ...]]]
-    """What `_step` takes, in the order that a key gives."""
-    steps: int | None
-    inputs: Callable[[], Iterator[Any]]
-    arrays: tuple[Any, Any] | None
-    batch_size: int | None
-    row_bytes: int = 0
-    """Of data that are shuffled in windows, else 0."""
-
-
 def _step(net: Layer, loss: Any, comm: Any, interrupts: Callable[[], bool]) -> Callable[..., tuple[Any, Tree, float]]:
     """Make the function from parameters, batch and key to the loss, the gradient and the batch's weight."""
     if comm is None:
@@ -514,206 +502,11 @@ def _step(net: Layer, loss: Any, comm: Any, interrupts: Callable[[], bool]) -> C
 
         def alone(params: Tree, x: Any, y: Any, w: Any, key: Key) -> tuple[Any, Tree, float]:
             value, grads = step(params, x, y, key=key, weight=w)
-            return value, grads, float(_rows(y) if w is None else np.sum(w))
+            return value, grads, float(batching.count_rows(y) if w is None else np.sum(w))
 
         return alone
     together = distributed.summed(distributed.objective(net.apply, loss), comm, interrupts)
     return lambda params, x, y, w, start, key: together(params, x, y, key=key, weight=w, start=start)
-
-
-def _source(
-    data: Any, batch_size: int | None, weight: Any, class_weight: Any, shuffle: bool, comm: Any = None
-) -> _Source:
-    if isinstance(data, np.lib.npyio.NpzFile):
-        raise TypeError(
-            "data: expected a pair (x, y) of arrays, got an npz file, which cannot be memory-mapped. Take (file['x'], "
-            "file['y']) if they fit into memory; else save each as npy and open it with np.load(path, mmap_mode='r')"
-        )
-    if not _is_pair(data):
-        if weight is not None or class_weight is not None:
-            raise ValueError("weight, class_weight: batches bring their own; yield (x, y, weight)")
-        if not isinstance(data, Iterable) or isinstance(data, Iterator):
-            raise TypeError(
-                "data: expected a pair (x, y) of arrays or an iterable of batches that can be gone through once an "
-                f"epoch, got {_kind(data)}"
-            )
-
-        def batches_given(key: Key | None = None) -> Iterator[tuple[Any, Any, Any]]:
-            for batch in data if key is None or not hasattr(data, "shuffled") else data.shuffled(key):
-                if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-                    raise TypeError(
-                        f"data: expected batches (x, y) or (x, y, weight), or all data as a tuple (x, y), got "
-                        f"{_kind(data)} whose first is {_kind(batch)}"
-                    )
-                yield batch[0], np.asarray(batch[1]), batch[2] if len(batch) == 3 else None
-
-        if comm is None:
-            return _Source(
-                lambda key: batches_given(key if shuffle else None),
-                getattr(data, "__len__", lambda: None)(),
-                lambda: (x for x, _, _ in batches_given()),
-                None,
-                batch_size,
-            )
-        return _Source(
-            lambda key: distributed.padded(comm, batches_given(key if shuffle else None)),
-            None,
-            lambda: (x for x, *_ in distributed.padded(comm, batches_given())),
-            None,
-            batch_size,
-        )
-
-    x, y = tree.map(lambda a: a if isinstance(a, np.memmap) else _array(a), data[0]), np.asanyarray(data[1])
-    n = _check_rows("data", x, y, comm)
-    w = _row_weights(y, n, weight, class_weight, comm)
-    here = None if comm is None else distributed.Rows(comm, n)
-    total = here.total if here else n
-    if batch_size is None:
-        batch_size = min(32, total)
-    elif batch_size > total:
-        raise ValueError(f"batch_size: expected at most {total}, the number of rows to train on, got {batch_size}")
-    parts, whole = _slices(total, batch_size), _slices(total, 1024)
-    row_bytes = _mapped_bytes(x)
-    if comm is not None:
-        row_bytes = max(comm.allgather(row_bytes))
-    if row_bytes * total <= WINDOW:
-        row_bytes = 0
-
-    def batches(key: Key) -> Iterator[tuple[Any, ...]]:
-        generator = random.generator(key) if shuffle else None
-        # Where the data are read by windows, the rows of this one, what x holds of them here, and where that begins.
-        rows, held, begin, end = None, x, here.start if here else 0, here.stop if here else n
-        for window, some in _windows(generator, parts, row_bytes):
-            if window is not None:
-                begin, end = np.searchsorted(window, [here.start, here.stop]) if here else (0, len(window))
-                rows, held = window[begin:end] - (here.start if here else 0), None  # the last one's memory is free now
-                held = _read(x, rows)
-            for at in some:
-                own: Array = at
-                start: tuple[int, ...] = ()
-                if here:  # of the whole batch's rows those that are here, and how many are on the ranks before
-                    first, last = np.searchsorted(at, [begin, end])
-                    own, start = at[first:last] - begin, (int(first),)
-                of_all = own if rows is None else rows[own]
-                yield _take(held, own), _take(y, of_all), None if w is None else w[of_all], *start
-
-    def inputs() -> Iterator[Any]:
-        return here.whole(x, whole, _in_turn) if here else _in_turn(x, whole)
-
-    return _Source(batches, len(parts), inputs, (x, y), batch_size, row_bytes)
-
-
-def _slices(n: int, batch_size: int) -> list[slice]:
-    """Cut n rows into batches; a last batch that alone has one row joins the one before, for one has no variance."""
-    ends = [*range(batch_size, n, batch_size), n]
-    if len(ends) > 1 and ends[-1] - ends[-2] == 1 < batch_size:
-        del ends[-2]
-    return [slice(a, b) for a, b in pairwise([0, *ends])]
-
-
-def _windows(generator: Any, parts: list[slice], row_bytes: int) -> Iterator[tuple[Array | None, Iterator[Array]]]:
-    """Yield the rows of each batch, in their order, and where not all are in memory at once, those that are: windows.
-
-    Rows of memory-mapped data, of `row_bytes` each, are read by blocks. A window is as many blocks, drawn from all over
-    the data, as make `WINDOW` bytes, or a little less, for whole batches; the batches are of its rows, by their
-    position in it. Without a generator all is in the order of the data.
-    """
-    n = parts[-1].stop
-
-    def batches(some: list[slice]) -> Iterator[Array]:
-        first, size = some[0].start, some[-1].stop - some[0].start
-        order = np.arange(size) if generator is None else generator.permutation(size)
-        return (np.sort(order[part.start - first : part.stop - first]) for part in some)  # sorted: is read faster
-
-    if not row_bytes:
-        yield None, batches(parts)
-        return
-    block = max(BLOCK // row_bytes, 1)
-    blocks = iter(np.arange(-(-n // block)) if generator is None else generator.permutation(-(-n // block)))
-    many = max(WINDOW // (row_bytes * (parts[0].stop - parts[0].start)), 1)
-    left = np.empty(0, np.intp)
-    for i in range(0, len(parts), many):
-        some = parts[i : i + many]
-        size = some[-1].stop - some[0].start
-        missing = -(-(size - len(left)) // block) + 1  # one more, for the last block of all may be short
-        more = np.array([*islice(blocks, missing)], np.intp)[:, None] * block + np.arange(block)
-        stream = np.concatenate([left, more[more < n]])
-        left = stream[size:]
-        yield np.sort(stream[:size]), batches(some)
-
-
-def _read(x: Any, rows: Array) -> Any:
-    """Read rows of memory-mapped arrays into memory, and let go of the files' pages on the way."""
-
-    def read(leaf: Any) -> Any:
-        if not isinstance(leaf, np.memmap | _Subset):
-            return _take(leaf, rows)
-        array, at = (leaf.array, leaf.rows[rows]) if isinstance(leaf, _Subset) else (_array(leaf), rows)
-        held = np.empty((len(at), *array.shape[1:]), array.dtype)
-        piece = max(WINDOW // 64 // max(prod(array.shape[1:]) * array.itemsize, 1), 1)
-        for i in range(0, len(at), piece):
-            np.take(array, at[i : i + piece], 0, held[i : i + piece], "clip")
-            _release(x)
-        return held
-
-    return tree.map(read, x)
-
-
-class _Subset:
-    """Some rows of a memory-mapped array, read when they are asked for."""
-
-    def __init__(self, array: np.memmap[Any, Any], rows: Array) -> None:
-        self.array, self.rows = array, rows
-        self.shape, self.dtype, self.ndim = (len(rows), *array.shape[1:]), array.dtype, array.ndim
-
-    def __getitem__(self, at: slice | Array) -> Array:
-        return np.asarray(self.array)[self.rows[at]]
-
-
-def _mapped(x: Any) -> Iterator[np.memmap[Any, Any]]:
-    """Yield what is memory-mapped."""
-    for leaf in tree.leaves(x):
-        array = leaf.array if isinstance(leaf, _Subset) else leaf
-        if isinstance(array, np.memmap):
-            yield array
-
-
-def _mapped_bytes(x: Any) -> int:
-    return sum(prod(array.shape[1:]) * array.itemsize for array in _mapped(x))
-
-
-def _release(x: Any) -> None:
-    """Let go of the pages read of memory-mapped files: they stay in the system's cache, but are not this process's."""
-    for array in _mapped(x):
-        file: Any = array
-        while isinstance(file, np.ndarray):
-            file = file.base
-        if array.mode == "r" and hasattr(file, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
-            file.madvise(mmap.MADV_DONTNEED)
-
-
-def _in_turn(x: Any, parts: list[slice]) -> Iterator[Any]:
-    """Yield parts of the rows, and let go now and then of what was memory-mapped to read them."""
-    read, row_bytes = 0, _mapped_bytes(x)
-    for part in parts:
-        yield _take(x, part)
-        read += (part.stop - part.start) * row_bytes
-        if read > WINDOW // 8:
-            _release(x)
-            read = 0
-
-
-def _take(x: Any, rows: slice | Array) -> Any:
-    if type(x) is np.ndarray:
-        return x[rows] if isinstance(rows, slice) else x.take(rows, axis=0)
-    return tree.map(lambda a: _array(a)[rows], x)
-
-
-def _array(x: Any) -> Any:
-    """Return `x` as an array, unless it is sparse or read when it is asked for."""
-    if isinstance(x, np.memmap):
-        return x.view(np.ndarray)
-    return x if isinstance(x, _Subset) else x.tocsr() if hasattr(x, "tocsr") else np.asanyarray(x)
 
 
 def _keys(key: Key) -> Iterator[Key]:
@@ -721,16 +514,16 @@ def _keys(key: Key) -> Iterator[Key]:
         yield from random.split(random.fold_in(key, block), 256)
 
 
-def _calibrated(net: Layer, params: Tree, batches: Iterable[Any], comm: Any = None, *, parts: bool = False) -> Tree:
-    """Put the moments of batches into the parameters; `parts` says that all ranks share each, else each has its own."""
+def _calibrated(net: Layer, params: Tree, inputs: Iterable[Any], comm: Any = None, *, parts: bool = False) -> Tree:
+    """Put the moments of inputs into the parameters; `parts` says that all ranks share each, else each has its own."""
     # Copies, so that each leaf is an object of its own and can be told by its identity. The key is for layers that
     # insist on one in training.
     params, key = tree.map(np.array, params), random.key(0)
     leaves = tree.leaves(params)
     index = {id(leaf): i for i, leaf in enumerate(leaves)}
     found: list[tuple[tuple[int, ...], tuple[Array, Array, int]]] = []
-    for x in batches:
-        calibration = Calibration(Shard(comm, _rows(x)) if parts else None)
+    for x in inputs:
+        calibration = Calibration(Shard(comm, batching.count_rows(x)) if parts else None)
         net.apply(params, x, train=calibration, key=key)
         if not calibration.moments:
             break
@@ -751,7 +544,7 @@ def _calibrated(net: Layer, params: Tree, batches: Iterable[Any], comm: Any = No
 
 
 def _scores(
-    net: Layer, params: Tree, source: _Source, validation: Any, loss: Any, metrics: dict[str, Metric], comm: Any
+    net: Layer, params: Tree, source: batching.Source, validation: Any, loss: Any, metrics: dict[str, Metric], comm: Any
 ) -> dict[str, float]:
     """Work out the metrics on the training data, and loss and metrics on the validation data, at inference."""
     scores: dict[str, float] = {}
@@ -770,7 +563,7 @@ def _shapes(values: Tree, comm: Any = None) -> dict[str, str]:
     def shape(leaf: Any) -> tuple[int, ...]:
         return np.shape(leaf) if comm is None else (comm.allreduce(np.shape(leaf)[0]), *np.shape(leaf)[1:])
 
-    return {path: f"{_array(leaf).dtype} {shape(leaf)}" for path, leaf in _named_leaves(values)}
+    return {path: f"{batching.as_array(leaf).dtype} {shape(leaf)}" for path, leaf in _named_leaves(values)}
 
 
 def _called(callback: Callable[[Epoch], Epoch | None], epoch: Epoch) -> Epoch:
@@ -780,115 +573,10 @@ def _called(callback: Callable[[Epoch], Epoch | None], epoch: Epoch) -> Epoch:
     return returned or epoch
 
 
-def _rows(x: Any) -> int:
-    leaf: Any = x if isinstance(x, np.ndarray) else next(iter(tree.leaves(x)), None)
-    if np.ndim(leaf) == 0:
-        raise TypeError(
-            "x: expected an array, or a tree of arrays, with the examples along the first axis, got a "
-            f"{type(x).__name__} of {type(leaf).__name__}; np.asarray makes an array of rows"
-        )
-    return int(np.shape(leaf)[0])
-
-
-def _is_pair(data: Any) -> bool:
-    return isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str)
-
-
-def _kind(value: Any) -> str:
-    return f"{type(value).__name__} of {len(value)}" if isinstance(value, tuple | list) else type(value).__name__
-
-
-def _row_weights(y: Array, n: int, weight: Any, class_weight: Any, comm: Any) -> Array | None:
-    if weight is None and class_weight is None:
-        return None
-    w = np.ones(n) if weight is None else np.asarray(array_of_numbers("weight", weight), np.float64)
-    _check_weight(w, n)
-    if class_weight is not None:
-        if class_weight != "balanced" and not isinstance(class_weight, Mapping):
-            raise TypeError(
-                f"class_weight: expected a dict from labels to weights, or 'balanced', got {given(class_weight)}"
-            )
-        if y.ndim != 1:
-            raise ValueError(f"class_weight: needs labels of shape ({n},), got y of shape {y.shape}")
-        labels, index, counts = np.unique(y, return_inverse=True, return_counts=True)
-        if class_weight == "balanced":
-            if comm is None:
-                per_class = n / (len(labels) * counts)
-            else:
-                every, counted = (
-                    np.concatenate(parts) for parts in zip(*comm.allgather((labels, counts)), strict=True)
-                )
-                every, at = np.unique(every, return_inverse=True)
-                per_class = (counted.sum() / (len(every) * np.bincount(at, counted)))[np.searchsorted(every, labels)]
-        elif missing := [label for label in labels.tolist() if label not in class_weight]:
-            raise ValueError(f"class_weight: no weight for the label {missing[0]!r}")
-        else:
-            per_class = np.array([number(f"class_weight[{k!r}]", class_weight[k]) for k in labels.tolist()])
-        w = w * per_class[index]
-    if comm is not None and not w.any():
-        return w  # the ranks together need some weight: the epoch's end looks at that
-    if not (np.isfinite(w).all() and w.min() >= 0 and w.sum() > 0):
-        name = "weight" if class_weight is None else "class_weight"
-        raise ValueError(f"{name}: expected finite numbers of at least 0, not all 0, got {w.min()} to {w.max()}")
-    return w
-
-
-def _check_weight(weight: Any, n: int) -> None:
-    if np.shape(weight) != (n,):
-        raise ValueError(f"weight: expected shape ({n},), one per row, got {np.shape(weight)}")
-
-
-def _set_aside(data: Any, fraction: float, weight: Any, key: Key, comm: Any) -> tuple[Any, Any, Any]:
-    if not _is_pair(data):
-        raise ValueError(f"validation: a fraction needs data that are a pair (x, y) of arrays, got {_kind(data)}")
-    if not 0 < fraction < 1:
-        raise ValueError(f"validation: expected a fraction in (0, 1) or a pair (x, y), got {fraction}")
-    n = _check_rows("data", data[0], data[1], comm)
-    if weight is not None:
-        _check_weight(weight, n)
-    here = None if comm is None else distributed.Rows(comm, n)
-    n = here.total if here else n
-    held = round(n * fraction)
-    if not 0 < held < n:
-        raise ValueError(f"validation: {fraction} of {n} rows leaves one side empty")
-    order = random.generator(key).permutation(n)
-    parts = [np.sort(order[held:]), np.sort(order[:held])]
-    if here:
-        parts = [here.own(part) for part in parts]
-
-    def pick(rows: Array) -> tuple[Any, Any]:
-        x = tree.map(lambda a: _Subset(a, rows) if isinstance(a, np.memmap) else _take(a, rows), data[0])
-        return x, _take(np.asanyarray(data[1]), rows)
-
-    train, validation = map(pick, parts)
-    return train, validation, None if weight is None else np.asarray(weight)[parts[0]]
-
-
-def _check_rows(name: str, x: Any, y: Any, comm: Any = None) -> int:
-    if any(np.ndim(a) == 0 for a in [*tree.leaves(x), y]):
-        raise ValueError(f"{name}: expected arrays with the examples along the first axis, got numbers in {_kind(x)}")
-    lengths = {int(np.shape(a)[0]) for a in [*tree.leaves(x), y]}
-    shapes = ", ".join(str(np.shape(a)) for a in [*tree.leaves(x), y])
-    if len(lengths) != 1:
-        raise ValueError(f"{name}: expected x and y with as many rows, got shapes {shapes}")
-    n = lengths.pop()
-    if (n if comm is None else comm.allreduce(n)) < 1:
-        raise ValueError(f"{name}: expected at least one row, got shapes {shapes}")
-    _check_finite(f"{name}: x", x)
-    _check_finite(f"{name}: y", np.asanyarray(y))
-    return n
-
-
-def _check_finite(name: str, x: Any) -> None:
-    for path, a in zip(tree.paths(x), tree.leaves(x), strict=True):
-        if not isinstance(a, np.memmap | _Subset):
-            finite(f"{name}/{path}" if path else name, a)
-
-
-def _check_validation(validation: Any, source: _Source, comm: Any) -> None:
-    if not _is_pair(validation):
+def _check_validation(validation: Any, source: batching.Source, comm: Any) -> None:
+    if not batching.is_pair(validation):
         raise TypeError(f"validation: expected a pair (x, y) or a fraction in (0, 1), got {given(validation)}")
-    _check_rows("validation", validation[0], validation[1], comm)
+    batching.check_rows("validation", validation[0], validation[1], comm)
     if source.arrays:
         train_shapes, shapes = ([np.shape(a)[1:] for a in tree.leaves(x)] for x in (source.arrays[0], validation[0]))
         if train_shapes != shapes:
@@ -901,12 +589,12 @@ def _check_targets(name: str, net: Layer, params: Tree, loss: Any, data: tuple[A
     if not len(y) or losses.unbound(loss).__module__ != losses.__name__:  # a rank may have no rows
         return
     try:
-        first = net.apply(params, _take(x, np.arange(rows) % len(y)), train=Calibration(), key=random.key(0))
+        first = net.apply(params, batching.take(x, np.arange(rows) % len(y)), train=Calibration(), key=random.key(0))
     except (TypeError, ValueError) as error:
         raise error if name == "data" else _inside(name, error) from None
     if not isinstance(first, np.ndarray):
         return
-    for part in _slices(len(y), 1 << 16):
+    for part in batching.slices(len(y), 1 << 16):
         try:
             loss(np.zeros((len(y[part]), *first.shape[1:]), first.dtype), y[part])
         except (TypeError, ValueError) as error:

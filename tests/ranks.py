@@ -10,7 +10,7 @@ import numpy as np
 from mpi4py import MPI
 
 import fmlp
-from fmlp import Checkpoint, EarlyStopping, distributed, losses, metrics, optim, random, schedules, training, tree
+from fmlp import Checkpoint, EarlyStopping, batching, distributed, losses, metrics, optim, random, schedules, tree
 from fmlp.layers import (
     BatchNorm,
     Dense,
@@ -232,7 +232,7 @@ def agree(out, _):
 
 def mapped(out, _):
     """Files of each rank's own, read by windows that are small: the same answer as from one file."""
-    training.BLOCK, training.WINDOW = 4 * 16, 40 * 16
+    batching.BLOCK, batching.WINDOW = 4 * 16, 40 * 16
     ends = [0, 30, 30, 100, len(X)] if COMM.size == 4 else [0, 37, len(X)]
     here = slice(*ends[COMM.rank : COMM.rank + 2])
     histories = {}

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fmlp
-from fmlp import data, losses, metrics, optim, random, training, tree
+from fmlp import batching, data, losses, metrics, optim, random, tree
 from fmlp.layers import BatchNorm, Dense, Elu, serial
 
 
 def windows_of(n, batch, row_bytes, key=None):
     """Return the rows of each window and of each of its batches."""
     generator = None if key is None else random.generator(key)
-    for rows, batches in training._windows(generator, training._slices(n, batch), row_bytes):
+    for rows, batches in batching._windows(generator, batching.slices(n, batch), row_bytes):
         yield rows, [rows[at] for at in batches]
 
 
@@ -24,10 +24,10 @@ def windows_of(n, batch, row_bytes, key=None):
 def test_windows_hold_every_row_once_from_blocks_all_over_the_data(n, row_bytes, batch, shuffle, draw):
     block_bytes, window_bytes = draw.draw(st.integers(1, 2000)), draw.draw(st.integers(1, 60_000))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "BLOCK", block_bytes)
-        patch.setattr(training, "WINDOW", window_bytes)
+        patch.setattr(batching, "BLOCK", block_bytes)
+        patch.setattr(batching, "WINDOW", window_bytes)
         windows = list(windows_of(n, batch, row_bytes, random.key(n) if shuffle else None))
-    sizes = [part.stop - part.start for part in training._slices(n, batch)]
+    sizes = [part.stop - part.start for part in batching.slices(n, batch)]
     assert [len(rows) for _, batches in windows for rows in batches] == sizes
     read = np.concatenate([rows for _, batches in windows for rows in batches])
     assert np.array_equal(np.sort(read), np.arange(n))
@@ -42,8 +42,8 @@ def test_windows_hold_every_row_once_from_blocks_all_over_the_data(n, row_bytes,
 
 def test_a_sorted_file_is_mixed_as_well_as_the_windows_are_large(monkeypatch):
     """Of 100 labels in order, a window of 1,024 blocks has each as often as a draw of so many blocks has."""
-    monkeypatch.setattr(training, "BLOCK", 8 * 4)
-    monkeypatch.setattr(training, "WINDOW", 1024 * 8 * 4)
+    monkeypatch.setattr(batching, "BLOCK", 8 * 4)
+    monkeypatch.setattr(batching, "WINDOW", 1024 * 8 * 4)
     labels = np.arange(100).repeat(1000)
     windows = list(windows_of(len(labels), 128, 4, random.key(0)))
     assert len(windows) == 13
@@ -74,8 +74,8 @@ def test_a_mapped_file_trains_as_well_by_windows(tmp_path, monkeypatch, validati
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     validation = (mapped[:50], y[:50]) if validation == "mapped" else validation
     settings = {"validation": validation, "metrics": {"accuracy": metrics.accuracy}, "epochs": 20}
-    monkeypatch.setattr(training, "BLOCK", 4 * 16)
-    monkeypatch.setattr(training, "WINDOW", 40 * 16)
+    monkeypatch.setattr(batching, "BLOCK", 4 * 16)
+    monkeypatch.setattr(batching, "WINDOW", 40 * 16)
     result = fit((mapped, y), **settings)
     assert result.history["accuracy"][-1] > 0.8
     stopped = fit((mapped, y), checkpoint=tmp_path / "run.npz", **(settings | {"epochs": 7}))
@@ -92,9 +92,9 @@ def test_each_row_of_a_window_brings_its_own_target_and_weight(tmp_path, monkeyp
     rows = np.arange(100)
     np.save(tmp_path / "x.npy", rows[:, None].repeat(4, 1).astype(np.float32))
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    monkeypatch.setattr(training, "BLOCK", 4 * 16)
-    monkeypatch.setattr(training, "WINDOW", window_rows * 16)
-    source = training._source((mapped, rows), 8, rows + 1.0, None, shuffle)
+    monkeypatch.setattr(batching, "BLOCK", 4 * 16)
+    monkeypatch.setattr(batching, "WINDOW", window_rows * 16)
+    source = batching.source((mapped, rows), 8, rows + 1.0, None, shuffle)
     x, y, weight = (np.concatenate(parts) for parts in zip(*source.batches(random.key(0)), strict=True))
     assert np.array_equal(np.sort(y), rows)
     assert np.array_equal(x[:, 0], y)
@@ -112,7 +112,7 @@ def test_what_was_written_to_a_private_copy_of_a_file_is_kept(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((100, 4), np.float32))
     private = np.load(tmp_path / "x.npy", mmap_mode="c")
     private[:] = 1
-    training._release(private)
+    batching._release(private)
     assert private.min() == 1
 
 
@@ -121,11 +121,11 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 import fmlp
-from fmlp import losses, metrics, optim, random, training
+from fmlp import batching, losses, metrics, optim, random
 from fmlp.layers import BatchNorm, Dense, serial
 
 MB = 1 << 20
-training.WINDOW = 8 * MB
+batching.WINDOW = 8 * MB
 
 def memory(name):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -38,10 +38,11 @@ FLOORS = [
     {"activations", "initializers", "losses", "metrics"},
     {"layers"},
     {"optim", "schedules"},
-    {"serialization", "summary", "data"},
+    {"serialization", "summary"},
     {"checkpoint"},
     {"distributed"},
-    {"training"},
+    {"batching"},
+    {"data", "training"},
 ]
 ABOVE = {"plotting", *NEEDS}
 
@@ -112,5 +113,5 @@ def test_the_version_is_the_one_installed():
 
 def test_the_top_level_has_every_module_that_needs_no_optional_package():
     modules = set().union(*FLOORS)
-    modules -= {"summary", "checks"}  # a function of this name stands for the one, the other is no user's
+    modules -= {"summary", "batching", "checks"}  # a function of this name stands for the one, the others are no user's
     assert modules & set(MODULES) - {"data"} <= set(fmlp.__all__)

@@ -1,0 +1,368 @@
+"""How data become the batches of `fit`: rows in the order that a key gives, by windows where memory is too small.
+
+Data are a pair (x, y) of arrays, where x may be a tree of them, sparse, or memory-mapped, or an iterable of batches.
+With `comm` they are the rows of all ranks, in their order, of which each holds its own.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice, pairwise
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fmlp import distributed, random, tree
+from fmlp.checks import array_of_numbers, finite, given, number
+from fmlp.random import Key
+from fmlp.tree import Array
+
+__all__ = [
+    "Source",
+    "as_array",
+    "check_finite",
+    "check_rows",
+    "count_rows",
+    "in_turn",
+    "is_pair",
+    "kind",
+    "row_weights",
+    "set_aside",
+    "slices",
+    "source",
+    "take",
+]
+
+# Memory-mapped data larger than a window are shuffled by blocks into windows, and by rows within these.
+BLOCK, WINDOW = 128 << 10, 128 << 20
+
+
+class Source(NamedTuple):
+    """What `fit` reads its data from."""
+
+    batches: Callable[[Key], Iterator[tuple[Any, ...]]]
+    """An epoch of (x, y, weight), in the order of its key; with ranks (x, y, weight, rows of the ranks before)."""
+    steps: int | None
+    """How many batches an epoch has, where that is known."""
+    inputs: Callable[[], Iterator[Any]]
+    """All x in parts, to calibrate with."""
+    arrays: tuple[Any, Any] | None
+    """The data, unless they come as batches."""
+    batch_size: int | None
+    windows: list[int] | None = None
+    """Bytes of a row, a block and a window, where data are shuffled by windows."""
+
+
+def source(
+    data: Any, batch_size: int | None, weight: Any, class_weight: Any, shuffle: bool, comm: Any = None
+) -> Source:
+    """Say how `data`, a pair of arrays or an iterable of batches, come to the steps of `fit`; see there."""
+    if isinstance(data, np.lib.npyio.NpzFile):
+        raise TypeError(
+            "data: expected a pair (x, y) of arrays, got an npz file, which cannot be memory-mapped. Take (file['x'], "
+            "file['y']) if they fit into memory; else save each as npy and open it with np.load(path, mmap_mode='r')"
+        )
+    if is_pair(data):
+        x, y = data
+        return _of_arrays(x, y, batch_size, weight, class_weight, shuffle, comm)
+    if weight is not None or class_weight is not None:
+        raise ValueError("weight, class_weight: batches bring their own; yield (x, y, weight)")
+    if not isinstance(data, Iterable) or isinstance(data, Iterator):
+        raise TypeError(
+            "data: expected a pair (x, y) of arrays or an iterable of batches that can be gone through once an "
+            f"epoch, got {kind(data)}"
+        )
+    return _of_batches(data, batch_size, shuffle, comm)
+
+
+def _of_batches(data: Any, batch_size: int | None, shuffle: bool, comm: Any) -> Source:
+    def batches(key: Key | None = None) -> Iterator[tuple[Any, ...]]:
+        given = _checked(data if key is None or not hasattr(data, "shuffled") else data.shuffled(key))
+        return given if comm is None else distributed.padded(comm, given)
+
+    steps = getattr(data, "__len__", lambda: None)() if comm is None else None
+    return Source(
+        lambda key: batches(key if shuffle else None), steps, lambda: (x for x, *_ in batches()), None, batch_size
+    )
+
+
+def _checked(data: Iterable[Any]) -> Iterator[tuple[Any, Array, Any]]:
+    for batch in data:
+        if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+            raise TypeError(
+                f"data: expected batches (x, y) or (x, y, weight), or all data as a tuple (x, y), got "
+                f"{kind(data)} whose first is {kind(batch)}"
+            )
+        yield batch[0], np.asarray(batch[1]), batch[2] if len(batch) == 3 else None
+
+
+def _of_arrays(
+    x: Any, y: Any, batch_size: int | None, weight: Any, class_weight: Any, shuffle: bool, comm: Any
+) -> Source:
+    x, y = tree.map(lambda a: a if isinstance(a, np.memmap) else as_array(a), x), np.asanyarray(y)
+    n = check_rows("data", x, y, comm)
+    w = row_weights(y, n, weight, class_weight, comm)
+    here = None if comm is None else distributed.Rows(comm, n)
+    total = here.total if here else n
+    if batch_size is None:
+        batch_size = min(32, total)
+    elif batch_size > total:
+        raise ValueError(f"batch_size: expected at most {total}, the number of rows to train on, got {batch_size}")
+    parts, whole = slices(total, batch_size), slices(total, 1024)
+    row_bytes = _mapped_bytes(x)
+    if comm is not None:
+        row_bytes = max(comm.allgather(row_bytes))
+    if row_bytes * total <= WINDOW:
+        row_bytes = 0
+
+    def batches(key: Key) -> Iterator[tuple[Any, ...]]:
+        generator = random.generator(key) if shuffle else None
+        # Where the data are read by windows, the rows of this one, what x holds of them here, and where that begins.
+        rows, held, begin, end = None, x, here.start if here else 0, here.stop if here else n
+        for window, some in _windows(generator, parts, row_bytes):
+            if window is not None:
+                begin, end = np.searchsorted(window, [here.start, here.stop]) if here else (0, len(window))
+                rows, held = window[begin:end] - (here.start if here else 0), None  # the last one's memory is free now
+                held = _read(x, rows)
+            for at in some:
+                own: Array = at
+                start: tuple[int, ...] = ()
+                if here:  # of the whole batch's rows those that are here, and how many are on the ranks before
+                    first, last = np.searchsorted(at, [begin, end])
+                    own, start = at[first:last] - begin, (int(first),)
+                of_all = own if rows is None else rows[own]
+                yield take(held, own), take(y, of_all), None if w is None else w[of_all], *start
+
+    def inputs() -> Iterator[Any]:
+        return here.whole(x, whole, in_turn) if here else in_turn(x, whole)
+
+    windows = [row_bytes, BLOCK, WINDOW] if row_bytes else None
+    return Source(batches, len(parts), inputs, (x, y), batch_size, windows)
+
+
+def row_weights(y: Array, n: int, weight: Any, class_weight: Any, comm: Any) -> Array | None:
+    """Multiply the weights of rows by those of their classes."""
+    if weight is None and class_weight is None:
+        return None
+    w = np.ones(n) if weight is None else np.asarray(array_of_numbers("weight", weight), np.float64)
+    _check_weight(w, n)
+    if class_weight is not None:
+        if class_weight != "balanced" and not isinstance(class_weight, Mapping):
+            raise TypeError(
+                f"class_weight: expected a dict from labels to weights, or 'balanced', got {given(class_weight)}"
+            )
+        if y.ndim != 1:
+            raise ValueError(f"class_weight: needs labels of shape ({n},), got y of shape {y.shape}")
+        labels, index, counts = np.unique(y, return_inverse=True, return_counts=True)
+        if class_weight == "balanced":
+            if comm is None:
+                per_class = n / (len(labels) * counts)
+            else:
+                every, counted = (
+                    np.concatenate(parts) for parts in zip(*comm.allgather((labels, counts)), strict=True)
+                )
+                every, at = np.unique(every, return_inverse=True)
+                per_class = (counted.sum() / (len(every) * np.bincount(at, counted)))[np.searchsorted(every, labels)]
+        elif missing := [label for label in labels.tolist() if label not in class_weight]:
+            raise ValueError(f"class_weight: no weight for the label {missing[0]!r}")
+        else:
+            per_class = np.array([number(f"class_weight[{k!r}]", class_weight[k]) for k in labels.tolist()])
+        w = w * per_class[index]
+    if comm is not None and not w.any():
+        return w  # the ranks together need some weight: the epoch's end looks at that
+    if not (np.isfinite(w).all() and w.min() >= 0 and w.sum() > 0):
+        name = "weight" if class_weight is None else "class_weight"
+        raise ValueError(f"{name}: expected finite numbers of at least 0, not all 0, got {w.min()} to {w.max()}")
+    return w
+
+
+def _check_weight(weight: Any, n: int) -> None:
+    if np.shape(weight) != (n,):
+        raise ValueError(f"weight: expected shape ({n},), one per row, got {np.shape(weight)}")
+
+
+def set_aside(data: Any, fraction: float, weight: Any, key: Key, comm: Any) -> tuple[Any, Any, Any]:
+    """Draw a fraction of the rows for validation: return the other rows, those drawn, and the others' weight."""
+    if not is_pair(data):
+        raise ValueError(f"validation: a fraction needs data that are a pair (x, y) of arrays, got {kind(data)}")
+    if not 0 < fraction < 1:
+        raise ValueError(f"validation: expected a fraction in (0, 1) or a pair (x, y), got {fraction}")
+    n = check_rows("data", data[0], data[1], comm)
+    if weight is not None:
+        _check_weight(weight, n)
+    here = None if comm is None else distributed.Rows(comm, n)
+    n = here.total if here else n
+    held = round(n * fraction)
+    if not 0 < held < n:
+        raise ValueError(f"validation: {fraction} of {n} rows leaves one side empty")
+    order = random.generator(key).permutation(n)
+    parts = [np.sort(order[held:]), np.sort(order[:held])]
+    if here:
+        parts = [here.own(part) for part in parts]
+
+    def pick(rows: Array) -> tuple[Any, Any]:
+        x = tree.map(lambda a: _Subset(a, rows) if isinstance(a, np.memmap) else take(a, rows), data[0])
+        return x, take(np.asanyarray(data[1]), rows)
+
+    train, validation = map(pick, parts)
+    return train, validation, None if weight is None else np.asarray(weight)[parts[0]]
+
+
+def slices(n: int, batch_size: int) -> list[slice]:
+    """Cut n rows into batches; a last batch that alone has one row joins the one before, for one has no variance."""
+    ends = [*range(batch_size, n, batch_size), n]
+    if len(ends) > 1 and ends[-1] - ends[-2] == 1 < batch_size:
+        del ends[-2]
+    return [slice(a, b) for a, b in pairwise([0, *ends])]
+
+
+def _windows(generator: Any, parts: list[slice], row_bytes: int) -> Iterator[tuple[Array | None, Iterator[Array]]]:
+    """Yield the rows of each batch, in their order, and where not all are in memory at once, those that are: windows.
+
+    Rows of memory-mapped data, of `row_bytes` each, are read by blocks. A window is as many blocks, drawn from all over
+    the data, as make `WINDOW` bytes, or a little less, for whole batches; the batches are of its rows, by their
+    position in it. Without a generator all is in the order of the data.
+    """
+    n = parts[-1].stop
+
+    def batches(some: list[slice]) -> Iterator[Array]:
+        first, size = some[0].start, some[-1].stop - some[0].start
+        order = np.arange(size) if generator is None else generator.permutation(size)
+        return (np.sort(order[part.start - first : part.stop - first]) for part in some)  # sorted: is read faster
+
+    if not row_bytes:
+        yield None, batches(parts)
+        return
+    block = max(BLOCK // row_bytes, 1)
+    blocks = iter(np.arange(-(-n // block)) if generator is None else generator.permutation(-(-n // block)))
+    many = max(WINDOW // (row_bytes * (parts[0].stop - parts[0].start)), 1)
+    left = np.empty(0, np.intp)
+    for i in range(0, len(parts), many):
+        some = parts[i : i + many]
+        size = some[-1].stop - some[0].start
+        missing = -(-(size - len(left)) // block) + 1  # one more, for the last block of all may be short
+        more = np.array([*islice(blocks, missing)], np.intp)[:, None] * block + np.arange(block)
+        stream = np.concatenate([left, more[more < n]])
+        left = stream[size:]
+        yield np.sort(stream[:size]), batches(some)
+
+
+def _read(x: Any, rows: Array) -> Any:
+    """Read rows of memory-mapped arrays into memory, and let go of the files' pages on the way."""
+
+    def read(leaf: Any) -> Any:
+        if not isinstance(leaf, np.memmap | _Subset):
+            return take(leaf, rows)
+        array, at = (leaf.array, leaf.rows[rows]) if isinstance(leaf, _Subset) else (as_array(leaf), rows)
+        held = np.empty((len(at), *array.shape[1:]), array.dtype)
+        piece = max(WINDOW // 64 // max(prod(array.shape[1:]) * array.itemsize, 1), 1)
+        for i in range(0, len(at), piece):
+            np.take(array, at[i : i + piece], 0, held[i : i + piece], "clip")
+            _release(x)
+        return held
+
+    return tree.map(read, x)
+
+
+class _Subset:
+    """Some rows of a memory-mapped array, read when they are asked for."""
+
+    def __init__(self, array: np.memmap[Any, Any], rows: Array) -> None:
+        self.array, self.rows = array, rows
+        self.shape, self.dtype, self.ndim = (len(rows), *array.shape[1:]), array.dtype, array.ndim
+
+    def __getitem__(self, at: slice | Array) -> Array:
+        return np.asarray(self.array)[self.rows[at]]
+
+
+def _mapped(x: Any) -> Iterator[np.memmap[Any, Any]]:
+    """Yield what is memory-mapped."""
+    for leaf in tree.leaves(x):
+        array = leaf.array if isinstance(leaf, _Subset) else leaf
+        if isinstance(array, np.memmap):
+            yield array
+
+
+def _mapped_bytes(x: Any) -> int:
+    return sum(prod(array.shape[1:]) * array.itemsize for array in _mapped(x))
+
+
+def _release(x: Any) -> None:
+    """Let go of the pages read of memory-mapped files: they stay in the system's cache, but are not this process's."""
+    for array in _mapped(x):
+        file: Any = array
+        while isinstance(file, np.ndarray):
+            file = file.base
+        if array.mode == "r" and hasattr(file, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
+            file.madvise(mmap.MADV_DONTNEED)
+
+
+def in_turn(x: Any, parts: list[slice]) -> Iterator[Any]:
+    """Yield parts of the rows, and let go now and then of what was memory-mapped to read them."""
+    read, row_bytes = 0, _mapped_bytes(x)
+    for part in parts:
+        yield take(x, part)
+        read += (part.stop - part.start) * row_bytes
+        if read > WINDOW // 8:
+            _release(x)
+            read = 0
+
+
+def take(x: Any, rows: slice | Array) -> Any:
+    """Return those rows of every array in `x`."""
+    if type(x) is np.ndarray:
+        return x[rows] if isinstance(rows, slice) else x.take(rows, axis=0)
+    return tree.map(lambda a: as_array(a)[rows], x)
+
+
+def as_array(x: Any) -> Any:
+    """Return `x` as an array, unless it is sparse or read when it is asked for."""
+    if isinstance(x, np.memmap):
+        return x.view(np.ndarray)
+    return x if isinstance(x, _Subset) else x.tocsr() if hasattr(x, "tocsr") else np.asanyarray(x)
+
+
+def count_rows(x: Any) -> int:
+    """Return the number of rows of the first array in `x`."""
+    leaf: Any = x if isinstance(x, np.ndarray) else next(iter(tree.leaves(x)), None)
+    if np.ndim(leaf) == 0:
+        raise TypeError(
+            "x: expected an array, or a tree of arrays, with the examples along the first axis, got a "
+            f"{type(x).__name__} of {type(leaf).__name__}; np.asarray makes an array of rows"
+        )
+    return int(np.shape(leaf)[0])
+
+
+def is_pair(data: Any) -> bool:
+    """Tell a pair (x, y) from batches."""
+    return isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str)
+
+
+def kind(value: Any) -> str:
+    """Name the type for an error, and the length where that tells more."""
+    return f"{type(value).__name__} of {len(value)}" if isinstance(value, tuple | list) else type(value).__name__
+
+
+def check_rows(name: str, x: Any, y: Any, comm: Any = None) -> int:
+    """Return how many rows x and y both have; raise ValueError unless they do, on some rank, with finite numbers."""
+    if any(np.ndim(a) == 0 for a in [*tree.leaves(x), y]):
+        raise ValueError(f"{name}: expected arrays with the examples along the first axis, got numbers in {kind(x)}")
+    lengths = {int(np.shape(a)[0]) for a in [*tree.leaves(x), y]}
+    shapes = ", ".join(str(np.shape(a)) for a in [*tree.leaves(x), y])
+    if len(lengths) != 1:
+        raise ValueError(f"{name}: expected x and y with as many rows, got shapes {shapes}")
+    n = lengths.pop()
+    if (n if comm is None else comm.allreduce(n)) < 1:
+        raise ValueError(f"{name}: expected at least one row, got shapes {shapes}")
+    check_finite(f"{name}: x", x)
+    check_finite(f"{name}: y", np.asanyarray(y))
+    return n
+
+
+def check_finite(name: str, x: Any) -> None:
+    """Raise ValueError for a NaN or an infinity in what is in memory."""
+    for path, a in zip(tree.paths(x), tree.leaves(x), strict=True):
+        if not isinstance(a, np.memmap | _Subset):
+            finite(f"{name}/{path}" if path else name, a)
