@@ -137,24 +137,13 @@ RANGES = {"relu6": {"low": -3.0, "high": 9.0}}
 VECTOR = ("softmax", "log_softmax")
 
 
-def first_of_two(f: Callable[..., Any]) -> Any:
-    """The first component of f(x, 0), as a function of the number x."""
-
-    @activations.elementwise
-    def first(x):
-        y, pullback = fmlp.vjp(f, np.stack([x, np.zeros_like(x)], 1))
-        return y[:, 0], lambda: pullback(np.tile([1.0, 0.0], (len(x), 1)))[0][:, 0]
-
-    return first
-
-
 def draw_activations() -> None:
     """Draw each activation with its derivative, and write their page."""
     cards = []
     for name, f in activations.table.items():
         figure, ax = panel()
         settings = SETTINGS.get(name, {})
-        plot_activation(first_of_two(f) if name in VECTOR else f, ax=ax, **settings, **RANGES.get(name, {}))
+        plot_activation(f, ax=ax, **settings, **RANGES.get(name, {}))
         tidy(ax)
         save(figure, f"{name}.svg")
         layer = "".join(word.capitalize() for word in name.split("_"))

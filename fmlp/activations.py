@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fmlp.autodiff import Differentiable, Pullback, differentiable
-from fmlp.checks import array_of_numbers, function, given, number
+from fmlp.checks import array_of_numbers, function, given, integer, number
 from fmlp.tree import Array
 
 Entry: TypeAlias = tuple[Array, Callable[[], Any]]
@@ -338,6 +338,8 @@ def _choose(condition: Array, yes: float, no: float, x: Array) -> Array:
 @np.errstate(over="ignore")
 def _shifted(x: Array, axis: int) -> Array:
     """x - max x, which leaves softmax as it is and keeps exp from overflowing."""
+    if type(axis) is not int:
+        axis = integer("axis", axis, None)
     if not -x.ndim <= axis < x.ndim or x.shape[axis] == 0:
         raise ValueError(f"x: expected at least one number along axis {axis}, got shape {x.shape}")
     x = np.minimum(x, np.finfo(x.dtype).max)  # ∞ - ∞ would be NaN

@@ -51,6 +51,8 @@ class Source(NamedTuple):
     arrays: tuple[Any, Any] | None
     """The data, unless they come as batches."""
     batch_size: int | None
+    weight: Array | None = None
+    """Of each row of the data."""
     windows: list[int] | None = None
     """Bytes of a row, a block and a window, where data are shuffled by windows."""
 
@@ -139,7 +141,7 @@ def _of_arrays(
         return here.whole(x, whole, in_turn) if here else in_turn(x, whole)
 
     windows = [row_bytes, BLOCK, WINDOW] if row_bytes else None
-    return Source(batches, len(parts), inputs, (x, y), batch_size, windows)
+    return Source(batches, len(parts), inputs, (x, y), batch_size, w, windows)
 
 
 def row_weights(y: Array, n: int, weight: Any, class_weight: Any, comm: Any) -> Array | None:
@@ -186,7 +188,7 @@ def _check_weight(weight: Any, n: int) -> None:
 def set_aside(data: Any, fraction: float, weight: Any, key: Key, comm: Any) -> tuple[Any, Any, Any]:
     """Draw a fraction of the rows for validation: return the other rows, those drawn, and the others' weight."""
     if not is_pair(data):
-        raise ValueError(f"validation: a fraction needs data that are a pair (x, y) of arrays, got {kind(data)}")
+        raise TypeError(f"data: expected a pair (x, y) of arrays, of which validation is a fraction, got {kind(data)}")
     if not 0 < fraction < 1:
         raise ValueError(f"validation: expected a fraction in (0, 1) or a pair (x, y), got {fraction}")
     n = check_rows("data", data[0], data[1], comm)
@@ -326,7 +328,8 @@ def as_array(x: Any) -> Any:
 
 def count_rows(x: Any) -> int:
     """Return the number of rows of the first array in `x`."""
-    leaf: Any = x if isinstance(x, np.ndarray) else next(iter(tree.leaves(x)), None)
+    leaves: list[Any] = [x] if isinstance(x, np.ndarray) else tree.leaves(x) or [None]
+    leaf = next((leaf for leaf in leaves if np.ndim(leaf) == 0), leaves[0])
     if np.ndim(leaf) == 0:
         raise TypeError(
             "x: expected an array, or a tree of arrays, with the examples along the first axis, got a "
@@ -348,7 +351,10 @@ def kind(value: Any) -> str:
 def check_rows(name: str, x: Any, y: Any, comm: Any = None) -> int:
     """Return how many rows x and y both have; raise ValueError unless they do, on some rank, with finite numbers."""
     if any(np.ndim(a) == 0 for a in [*tree.leaves(x), y]):
-        raise ValueError(f"{name}: expected arrays with the examples along the first axis, got numbers in {kind(x)}")
+        raise ValueError(
+            f"{name}: expected arrays with the examples along the first axis, got numbers in {kind(x)}; "
+            "np.asarray makes an array of rows"
+        )
     lengths = {int(np.shape(a)[0]) for a in [*tree.leaves(x), y]}
     shapes = ", ".join(str(np.shape(a)) for a in [*tree.leaves(x), y])
     if len(lengths) != 1:

@@ -70,7 +70,8 @@ def Dense(
     def dense(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
         w = params["w"]
         if w.ndim != 2 or w.shape[1] != features:
-            raise ValueError(f"w: expected shape (inputs, {features}), got {w.shape}")
+            inputs = np.shape(x)[-1] if np.ndim(x) else "inputs"
+            raise ValueError(f"w: expected shape ({inputs}, {features}), got {w.shape}")
         x = _features(x, w.dtype, len(w), sparse=True)
         y = _rows(x).dot(w)  # half the overhead of matmul
         if bias:
@@ -260,7 +261,7 @@ def BatchNorm(*, eps: float = 1e-5) -> Layer:
         def pullback(dy: Array) -> Iterator[Any]:
             dbias, dscale = _rows(dy).sum(0), _rows(dy * z).sum(0)
             if train:
-                dmean = dvar = np.zeros_like(mean)
+                dmean, dvar = np.zeros_like(mean), np.zeros_like(var)
             else:
                 dmean, dvar = -scale * r * dbias, -0.5 * scale * r * r * dscale
             count = np.zeros_like(params["count"])
@@ -459,14 +460,15 @@ def serial(*layers: Layer) -> Layer:
             grads = {}
             cotangents, above = iter([dy]), "serial"
             first = next((i for i, name in enumerate(children) if name in params), len(children))
-            for name, pullback in reversed([*zip(children, pullbacks, strict=True)][first:]):
+            below = [*zip(children, pullbacks, strict=True)]
+            for name, pullback in reversed(below[first:]):
                 cotangents, above = iter(pullback(_next(cotangents, above))), name
                 grads[name] = _next(cotangents, name)
             yield {name: grads[name] for name in params}
-            for pullback in reversed(pullbacks[:first]):  # only for those who ask for the derivative with respect to x
-                cotangents = iter(pullback(next(cotangents)))
-                next(cotangents)
-            yield from cotangents
+            for name, pullback in reversed(below[:first]):  # only for those who ask for the derivative by x
+                cotangents, above = iter(pullback(_next(cotangents, above))), name
+                _next(cotangents, name)
+            yield _next(cotangents, above)
 
         return y, chain_rule
 
@@ -505,9 +507,9 @@ def parallel(*layers: Layer) -> Layer:
 
         def side_by_side(dy: Any) -> Iterator[Any]:
             cotangents = [iter(pullback(d)) for pullback, d in zip(pullbacks, dy, strict=True)]
-            grads = {name: next(c) for name, c in zip(children, cotangents, strict=True)}
+            grads = {name: _next(c, name) for name, c in zip(children, cotangents, strict=True)}
             yield {name: grads[name] for name in params}
-            yield tuple(next(c) for c in cotangents)
+            yield tuple(_next(c, name) for name, c in zip(children, cotangents, strict=True))
 
         return tuple(ys), side_by_side
 
@@ -534,8 +536,8 @@ def residual(*layers: Layer) -> Layer:
 
         def pullback(dy: Any) -> Iterator[Any]:
             cotangents = iter(inner_pullback(dy))
-            yield next(cotangents)
-            yield _sum((next(cotangents), dy))
+            yield _next(cotangents, "residual")
+            yield _sum((_next(cotangents, "residual"), dy))
 
         shortcut = tree_map(_cast, y, x) if isinstance(y, tuple) else _cast(y, x)
         return _sum((y, shortcut)), pullback
@@ -596,7 +598,7 @@ def fan_in_concat(axis: int = -1) -> Layer:
         _check_branches("x", x)
         x = [np.asarray(branch) for branch in x]
         try:
-            y = np.concatenate(x, axis)
+            y = np.concatenate(x, axis, dtype=_common_dtype(*x))
         except ValueError:
             shapes = [branch.shape for branch in x]
             raise ValueError(f"x: branches of shapes {shapes} cannot be joined along axis {axis}") from None
@@ -613,7 +615,9 @@ def fan_in_concat(axis: int = -1) -> Layer:
 def _activation_layer(name: str, f: Callable[..., Any]) -> Callable[..., Layer]:
     def constructor(*args: Any, **settings: Any) -> Layer:
         settings = _bound(name, f, args, settings)
-        if f.__name__ not in ("softmax", "log_softmax"):
+        if f.__name__ in ("softmax", "log_softmax"):
+            integer("axis", settings.get("axis", -1), None)
+        else:
             f(0.0, **settings)  # says which of them make no sense
         return Activation(f, **settings)
 
@@ -627,8 +631,30 @@ globals().update({name: _activation_layer(name, f) for name, f in _constructors.
 Swish: Callable[..., Layer] = _activation_layer("Swish", activations.swish)
 
 if TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Callable[..., Layer]: ...
+    Identity: Callable[..., Layer]
+    Tanh: Callable[..., Layer]
+    Tanhshrink: Callable[..., Layer]
+    Hardtanh: Callable[..., Layer]
+    Sigmoid: Callable[..., Layer]
+    LogSigmoid: Callable[..., Layer]
+    Hardsigmoid: Callable[..., Layer]
+    Relu: Callable[..., Layer]
+    Relu6: Callable[..., Layer]
+    LeakyRelu: Callable[..., Layer]
+    Elu: Callable[..., Layer]
+    Celu: Callable[..., Layer]
+    Selu: Callable[..., Layer]
+    Gelu: Callable[..., Layer]
+    Mish: Callable[..., Layer]
+    Silu: Callable[..., Layer]
+    Hardswish: Callable[..., Layer]
+    Softplus: Callable[..., Layer]
+    Softsign: Callable[..., Layer]
+    Softshrink: Callable[..., Layer]
+    Hardshrink: Callable[..., Layer]
+    Threshold: Callable[..., Layer]
+    Softmax: Callable[..., Layer]
+    LogSoftmax: Callable[..., Layer]
 
 
 __all__ = [
@@ -676,6 +702,10 @@ def _initializer(name: str, initializer: Any) -> Initializer:
     """Guard an initializer: it must be one, and what it draws an array of the shape asked for."""
     if any(initializer is getattr(initializers, constructor) for constructor in initializers.__all__):
         raise TypeError(f"{name}: expected an initializer, got {given(initializer)}; call it: {initializer.__name__}()")
+    if isinstance(initializer, Differentiable | Layer):
+        raise TypeError(
+            f"{name}: expected an initializer, got {given(initializer)}; an activation is a layer of its own"
+        )
     if not callable(initializer):
         raise TypeError(
             f"{name}: expected an initializer, such as xavier_uniform(), got {given(initializer)}; the input's width "
@@ -683,7 +713,10 @@ def _initializer(name: str, initializer: Any) -> Initializer:
         )
 
     def draw(key: Key, shape: Shape) -> Array:
-        drawn: Array = initializer(key, shape)
+        try:
+            drawn: Array = initializer(key, shape)
+        except (TypeError, ValueError) as error:
+            raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}: {error}") from error
         if np.shape(drawn) != shape:
             raise ValueError(f"{name}: expected it to draw shape {shape}, got {given(drawn)}")
         return drawn
@@ -704,7 +737,7 @@ def _naming_parameters(rule: Callable[..., tuple[Any, Pullback]]) -> Callable[..
             if not isinstance(params, dict):
                 raise TypeError(f"params: expected a dict of arrays, got {given(params)}") from None
             for name, leaf in params.items():
-                if not isinstance(leaf, np.ndarray):
+                if not isinstance(leaf, np.ndarray | np.generic):
                     raise TypeError(f"{name}: expected an array, got {given(leaf)}") from None
             raise
 
@@ -804,8 +837,15 @@ def _sum(xs: Sequence[Any]) -> Any:
 def _add(x: Any, y: Any) -> Array:
     if np.shape(x) != np.shape(y):
         raise ValueError(f"x: expected branches of one shape, got {np.shape(x)} and {np.shape(y)}")
-    total: Array = np.add(x, y)
+    total: Array = np.add(x, y, dtype=_common_dtype(np.asarray(x), np.asarray(y)))
     return total
+
+
+def _common_dtype(*arrays: Array) -> np.dtype[Any]:
+    """Return the least floating-point dtype of branches: the wider ones are integers that were read as float64."""
+    dtypes = [a.dtype for a in arrays]
+    floating = [dtype for dtype in dtypes if dtype.kind == "f"]
+    return min(floating, key=lambda dtype: dtype.itemsize) if floating else np.result_type(*dtypes)
 
 
 def _width(shape: Shape) -> int:
@@ -830,8 +870,8 @@ def _named(asker: str, layers: Iterable[Layer]) -> dict[str, Layer]:
                 hint = f"; make a layer of it: Activation({name})"
             elif isinstance(layer, np.ufunc):
                 hint = f"; NumPy's functions have no vjp: use a layer such as {name.capitalize()}()"
-            elif isinstance(layer, list):
-                name, hint = "a list", f"; unpack it: {asker}(*layers)"
+            elif isinstance(layer, Iterable):
+                name, hint = f"a {type(layer).__name__}", f"; unpack it: {asker}(*layers)"
             else:
                 hint = f"; call the constructor: {name}()" if callable(layer) else ""
             raise TypeError(f"{asker}: expected layers, got {name} at position {i}{hint}")
@@ -916,5 +956,5 @@ def _check_branches(name: str, x: Any) -> None:
 def _raise_inside(name: str, error: Exception) -> NoReturn:
     """Raise a child's error again, with the child's name before it: ``dense_0/x: expected …``."""
     if isinstance(error, KeyError):
-        raise ValueError(f"{name}/{error.args[0]}: missing from the parameters") from error
+        raise ValueError(f"{name}/{error.args[0]}: no such key; is it missing from the parameters?") from error
     raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}/{error}") from error

@@ -9,7 +9,7 @@ A loss also knows how a prediction is read off the network's output: ``losses.cr
 the arg max. Bind a loss's own parameters with `functools.partial`.
 
 Where a number is too large for the dtype, the loss is infinite, without a warning. Rows of weight 0 count nothing,
-whatever they hold.
+whatever they hold, a label out of range or NaN too.
 
 All raise ValueError when shapes do not fit, naming both, when the batch is empty, or when a weight is negative or not
 finite; TypeError for what holds no numbers.
@@ -42,6 +42,7 @@ __all__ = [
     "poisson",
     "positive",
     "prediction_of",
+    "rate",
 ]
 
 
@@ -121,7 +122,15 @@ def huber(prediction: Array, y: Any, *, weight: Any = None, delta: float = 1.0) 
     return _mean(c * (d - 0.5 * c), weight, lambda: c)
 
 
-@loss(predict=np.exp)
+@np.errstate(over="ignore")
+def rate(output: Array) -> Array:
+    """Take the output as the logarithm of the prediction."""
+    rate: Array = np.exp(output)
+    return rate
+
+
+@loss(predict=rate)
+@np.errstate(over="ignore", invalid="ignore")
 def poisson(log_rate: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback]:
     """Half the Poisson deviance of log-rates: ``l = mean (e^z - y z + y log y - y)``; derivative ``e^z - y``.
 
@@ -132,10 +141,10 @@ def poisson(log_rate: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullba
     """
     z = floating(log_rate, "log_rate")
     y = _aligned(z, y)
-    if not y.min(initial=0) >= 0:
+    if not y.min(initial=0) >= 0 and not (y := _counted(y, weight)).min() >= 0:
         raise ValueError(f"y: expected numbers of at least 0, got {y.min()}")
-    rate = np.exp(z)
-    return _mean(rate - y * z + y * np.log(np.where(y > 0, y, 1)) - y, weight, lambda: rate - y)
+    e = np.exp(z)
+    return _mean(e - y * z + y * np.log(np.where(y > 0, y, 1)) - y, weight, lambda: e - y)
 
 
 @loss(predict=positive)
@@ -150,7 +159,7 @@ def binary_cross_entropy(logits: Array, y: Any, *, weight: Any = None) -> tuple[
     """
     z = floating(logits, "logits")
     y = _aligned(z, y)
-    if not (y.min(initial=0) >= 0 and y.max(initial=1) <= 1):
+    if not _within(y, 0, 1) and not _within(y := _counted(y, weight), 0, 1):
         raise ValueError(f"y: expected labels 0 and 1, or probabilities; got values from {y.min()} to {y.max()}")
     rows = np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
     return _mean(rows, weight, lambda: sigmoid(z) - y)
@@ -185,10 +194,10 @@ def cross_entropy(logits: Array, y: Any, *, weight: Any = None, label_smoothing:
     total = e.sum(0)
     keep = 1 - label_smoothing
     if y.ndim == 1:
-        at = _label_index(y, n, k)
+        at = _label_index(y, n, k, weight)
         rows = np.log(total) - keep * z.take(at)
     else:
-        q = _probabilities(y, logits).T
+        q = _probabilities(y, logits, weight).T
         rows = np.log(total) - keep * (q * z).sum(0)
     if label_smoothing:
         rows -= label_smoothing * z.mean(0)
@@ -213,7 +222,12 @@ def _mean(values: Array, weight: Any, derivative: Callable[[], Array], factor: f
     n = len(values)
     if weight is None:
         share = 1 / values.size
-        return values.sum() * share, lambda dy: (derivative() * (dy * (factor * share)), None)
+
+        @np.errstate(over="ignore")
+        def mean_pullback(dy: Any) -> tuple[Array, None]:
+            return derivative() * (dy * (factor * share)), None
+
+        return values.sum() * share, mean_pullback
     w = array_of_numbers("weight", weight).astype(np.float64, copy=False)
     if w.shape != (n,):
         raise ValueError(f"weight: expected shape ({n},), one per row, got {w.shape}")
@@ -258,29 +272,49 @@ def _aligned(prediction: Array, y: Any) -> Array:
     raise ValueError(f"y: expected the shape of the prediction, {prediction.shape}, got {given.shape}")
 
 
-def _label_index(y: Array, n: int, k: int) -> Array:
+def _within(y: Array, low: float, high: float) -> bool:
+    return bool(y.min(initial=low) >= low and y.max(initial=high) <= high)
+
+
+def _counted(y: Array, weight: Any, filling: float = 0) -> Array:
+    """Put a valid value into the rows of weight 0."""
+    if weight is None or np.shape(weight) != y.shape[:1]:
+        return y
+    counts = np.asarray(array_of_numbers("weight", weight)) != 0
+    counted: Array = np.where(counts.reshape(-1, *[1] * (y.ndim - 1)), y, y.dtype.type(filling))
+    return counted
+
+
+def _label_index(y: Array, n: int, k: int, weight: Any) -> Array:
     """Return where in the raveled (k, n) logits each row's label stands."""
     if y.dtype.kind not in "iu":
-        raise TypeError(f"y: expected integer labels or rows of probabilities, got {y.dtype} of shape {y.shape}")
+        raise TypeError(
+            f"y: expected integer labels or rows of probabilities, got {y.dtype} of shape {y.shape}; "
+            "classes, y = np.unique(y, return_inverse=True) makes labels of whatever tells classes apart"
+        )
     if len(y) != n:
         raise ValueError(f"y: expected {n} labels, one per row of the logits, got {len(y)}")
-    if n and not (y.min() >= 0 and y.max() < k):
+    if not _within(y, 0, k - 1) and not _within(y := _counted(y, weight), 0, k - 1):
         hint = "; one column of logits is one class: for two, use binary_cross_entropy" if k == 1 else ""
         raise ValueError(f"y: expected labels from 0 to {k - 1}, got values from {y.min()} to {y.max()}{hint}")
     index: Array = y.astype(np.intp, copy=False) * n + np.arange(n)
     return index
 
 
-def _probabilities(y: Array, logits: Array) -> Array:
+def _probabilities(y: Array, logits: Array, weight: Any) -> Array:
     if y.shape != logits.shape:
         raise ValueError(
             f"y: expected labels of shape {logits.shape[:1]} or probabilities of shape {logits.shape}, got {y.shape}"
         )
-    q = y.astype(logits.dtype, copy=False)
-    if not (q.min(initial=0) >= 0 and np.abs(q.sum(1) - 1).max(initial=0) < 1e-3):
+    q: Array = y.astype(logits.dtype, copy=False)
+    if not _are_probabilities(q) and not _are_probabilities(q := _counted(q, weight, 1 / logits.shape[1])):
         sums = q.sum(1)
         raise ValueError(
             f"y: expected rows of probabilities, at least 0 and summing to 1, got values from {q.min()} to {q.max()} "
             f"and sums from {sums.min()} to {sums.max()}"
         )
     return q
+
+
+def _are_probabilities(q: Array) -> bool:
+    return bool(q.min(initial=0) >= 0 and np.abs(q.sum(1) - 1).max(initial=0) < 1e-3)

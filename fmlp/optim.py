@@ -4,7 +4,8 @@
 the parameters. A transformation that only changes gradients, such as `clip_by_global_norm`, is the same kind of
 pair, and `chain` composes them. The state is a tree, so it can be saved.
 
-The optimizers of PyTorch's names follow PyTorch step by step. `learning_rate` is a number or a schedule, a function
+The optimizers of PyTorch's names follow PyTorch step by step. `weight_decay` leaves BatchNorm's statistics alone, as
+there: the leaves `mean`, `var` and `count` of one dict. `learning_rate` is a number or a schedule, a function
 from the count of steps made to a number; the last one used is in the state, where `learning_rate` finds it.
 
 Those that divide by the root of squares keep to float32's range: gradients whose squares overflow are clipped, to
@@ -42,6 +43,7 @@ __all__ = [
     "chain",
     "clip",
     "clip_by_global_norm",
+    "global_norm",
     "learning_rate",
     "lion",
     "masked",
@@ -70,13 +72,15 @@ class OptimizerState(NamedTuple):
 
 
 def apply_updates(params: Tree, updates: Tree) -> Tree:
-    """Return ``params + updates``.
+    """Return ``params + updates``, each leaf in the parameter's dtype.
+
+    Raises ValueError, naming the path, for updates of another structure or shape.
 
     >>> apply_updates({"w": np.array([1.0])}, {"w": np.array([-0.5])})
     {'w': array([0.5])}
     """
     try:
-        return tree.map(np.add, params, updates)
+        return tree.map(_moved, params, updates)
     except ValueError:
         if isinstance(updates, tuple) and not isinstance(params, tuple):
             raise ValueError(
@@ -220,7 +224,8 @@ def adamw(
 ) -> Optimizer:
     """Adam with decoupled weight decay: update ``-lr (m̂ / (√v̂ + eps) + weight_decay · params)``.
 
-    `mask`, a tree of booleans or a function from the parameters to one, says which leaves decay; all by default.
+    `mask`, a tree of booleans or a function from the parameters to one, says which leaves decay; by default all but
+    BatchNorm's statistics.
 
     Loshchilov and Hutter 2019, arXiv 1711.05101.
     """
@@ -250,8 +255,8 @@ def nadam(
         return float(b1 * (1 - 0.5 * 0.96 ** (t * momentum_decay)))
 
     def step(g: Array, lr: float, t: int, mu: Array, nu: Array, mu_product: float) -> Step:
-        m = np.multiply(mu, b1, out=tree.aligned(g.size, g.dtype)) + (1 - b1) * g
-        v = np.multiply(nu, b2, out=tree.aligned(g.size, g.dtype)) + (1 - b2) * g * g
+        m = b1 * mu + (1 - b1) * g
+        v = b2 * nu + (1 - b2) * g * g
         now, following = momentum(t), momentum(t + 1)
         product = float(mu_product) * now
         numerator = following / (1 - product * following) * m + (1 - now) / (1 - product) * g
@@ -341,23 +346,30 @@ def clip_by_global_norm(max_norm: float) -> Optimizer:
     """
     max_norm = number("max_norm", max_norm)
 
-    def norm_of(grads: Tree) -> float:
-        return sqrt(sum(float(np.square(g, dtype=np.float64).sum()) for g in tree.leaves(grads)))
-
     @np.errstate(over="ignore")
     def clipped(grads: Tree, params: Tree) -> Tree:
-        norm, largest = norm_of(grads), 1.0
+        norm, largest = global_norm(grads), 1.0
         if norm == np.inf:  # the squares overflow, unless a gradient is infinite
             largest = max(float(np.abs(g).max(initial=0)) for g in tree.leaves(grads))
-            norm = norm_of(tree.map(lambda g: g / largest, grads)) if isfinite(largest) else norm
+            norm = global_norm(tree.map(lambda g: g / largest, grads)) if isfinite(largest) else norm
         factor = max_norm / largest / norm if norm > max_norm / largest else 1.0
         return tree.map(lambda g: factor * g, grads)
 
     return _stateless(clipped)
 
 
+@np.errstate(over="ignore")
+def global_norm(values: Tree) -> float:
+    """Return the Euclidean norm of all leaves together, worked out in float64.
+
+    >>> global_norm({"w": np.array([3.0]), "b": np.array([4.0])})
+    5.0
+    """
+    return sqrt(sum(float(np.square(leaf, dtype=np.float64).sum()) for leaf in tree.leaves(values)))
+
+
 def add_decayed_weights(weight_decay: float, mask: Mask | None = None) -> Optimizer:
-    """Add ``weight_decay · params``, to the leaves that `mask` names, or to all."""
+    """Add ``weight_decay · params``, to the leaves that `mask` names, or to all but BatchNorm's statistics."""
     weight_decay = number("weight_decay", weight_decay)
 
     def decayed(grads: Tree, params: Tree) -> Tree:
@@ -368,8 +380,7 @@ def add_decayed_weights(weight_decay: float, mask: Mask | None = None) -> Optimi
             _check_fit("a gradient", grads, params)
             raise
 
-    decay = _stateless(decayed)
-    return decay if mask is None else masked(decay, mask)
+    return masked(_stateless(decayed), _learned if mask is None else mask)
 
 
 def masked(inner: Optimizer, mask: Mask) -> Optimizer:
@@ -429,6 +440,16 @@ def with_learning_rate(state: Any, value: float) -> Any:
 
 # ---------------------------------------------------------------------------------------- helpers
 
+
+def _moved(p: Any, update: Any) -> Array:
+    moved = p + update
+    if type(p) is np.ndarray is type(moved) and moved.dtype is p.dtype and moved.shape == p.shape:
+        return moved
+    if np.shape(moved) != np.shape(p):
+        raise ValueError
+    return np.asarray(moved, np.asarray(p).dtype)
+
+
 Step: TypeAlias = tuple[Array, dict[str, Any]]
 
 
@@ -459,14 +480,18 @@ def _descent(
 
     def init(params: Tree) -> OptimizerState:
         p, _ = tree.ravel(params)
-        if p.dtype.kind != "f":
-            raise TypeError(f"params: expected floating-point numbers, got dtype {p.dtype}")
+        for path, leaf in zip(tree.paths(params), tree.leaves(params), strict=True):
+            if np.asarray(leaf).dtype.kind != "f":
+                hint = "; init returns (shape, params)" if isinstance(params, tuple) and len(params) == 2 else ""
+                where = f" in {path}" if path else ""
+                raise TypeError(f"params: expected floating-point numbers, got {given(leaf)}{where}{hint}")
         initial: dict[str, Any] = {name: np.full_like(p, value) for name, value in (slots or {}).items()}
         initial |= scalars or {}
-        if mask is not None:
-            choice = _checked_mask(mask, params)
-            decays = tree.map(lambda leaf, m: np.full(np.shape(leaf), m, p.dtype), params, choice)
-            initial["decays"], _ = tree.ravel(decays)
+        if weight_decay or decoupled_decay:
+            choice = _checked_mask(_learned if mask is None else mask, params)
+            if not all(tree.leaves(choice)):
+                decays = tree.map(lambda leaf, m: np.full(np.shape(leaf), m, p.dtype), params, choice)
+                initial["decays"], _ = tree.ravel(decays)
         lr = learning_rate(0) if callable(learning_rate) else learning_rate
         return OptimizerState(0, float(lr), initial)
 
@@ -485,10 +510,17 @@ def _descent(
             if np.ndim(slot) and slot.shape != g.shape:
                 _check_fit("a gradient", grads, params)
                 raise ValueError(f"state: {name} holds {slot.size} numbers, the gradients are {g.size}")
-        decays = slots.pop("decays", 1.0)
-        if weight_decay:
+        decays = slots.pop("decays", None)
+
+        def decayed(decay: float) -> Array:
             p = _vector_like(grads, g, params)
-            g += np.multiply(p, weight_decay, out=p)
+            p *= decay
+            if decays is not None:
+                p *= decays
+            return p
+
+        if weight_decay:
+            g += decayed(weight_decay)
         try:
             updates, slots = checked(g, lr, count + 1, **slots)
         except (KeyError, TypeError):
@@ -500,13 +532,12 @@ def _descent(
                 raise
             g, _ = tree.ravel(grads)
             if weight_decay:
-                g += weight_decay * _vector_like(grads, g, params)
+                g += decayed(weight_decay)
             with np.errstate(over="ignore"):
                 updates, slots = step(_clipped_to_square(g), lr, count + 1, **slots)
         if decoupled_decay:
-            p = _vector_like(grads, g, params)
-            updates -= np.multiply(p, lr * decoupled_decay, out=p) * decays
-        if mask is not None:
+            updates -= decayed(lr * decoupled_decay)
+        if decays is not None:
             slots["decays"] = decays
         return unravel(updates), OptimizerState(count + 1, lr, slots)
 
@@ -569,6 +600,15 @@ def _check_fit(what: str, values: Tree, params: Tree) -> None:
 
 def _stateless(f: Callable[[Tree, Tree], Tree]) -> Optimizer:
     return Optimizer(lambda params: (), lambda grads, state, params=None: (f(grads, params), state))
+
+
+def _learned(params: Tree) -> Tree:
+    """Tell for each leaf whether it is learned: BatchNorm's statistics are not."""
+    paths = tree.paths(params)
+    nodes = (path.removesuffix("count") for path in paths if path.rpartition("/")[2] == "count")
+    statistics = [{node + name for name in ("mean", "var", "count")} for node in nodes]
+    population = set().union(*(leaves for leaves in statistics if leaves <= {*paths}))
+    return tree.unflatten(params, [path not in population for path in paths])
 
 
 def _mask(mask: Mask, params: Tree) -> Tree:

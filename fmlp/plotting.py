@@ -82,7 +82,6 @@ def plot_decision_boundary(
         raise ValueError(f"x, y: expected shapes (rows, 2) and (rows,), rows > 0, got {x.shape} and {y.shape}")
     finite("x", x)
     finite("y", y)
-    labels = np.unique(y)
     margin = 0.08 * np.ptp(x, axis=0) + 1e-9
     (left, bottom), (right, top) = x.min(0) - margin, x.max(0) + margin
     across, up = np.meshgrid(np.linspace(left, right, resolution), np.linspace(bottom, top, resolution))
@@ -90,9 +89,10 @@ def plot_decision_boundary(
     if said.size != across.size:
         raise ValueError(f"predict: expected it to return {across.size} labels, got {given(said)}")
     said = said.reshape(across.shape)
+    labels = np.unique(np.concatenate([y, said.ravel()]))
     from matplotlib.colors import ListedColormap
 
-    region = np.searchsorted(labels, said).clip(0, len(labels) - 1)
+    region = np.searchsorted(labels, said)
     figure, ax = _axes(ax, width=4.6, height=4.2)
     colors = [COLORS[i % len(COLORS)] for i in range(len(labels))]
     shades = ListedColormap(colors)
@@ -142,6 +142,8 @@ def plot_activation(
 ) -> Figure:
     """Draw an activation and, from its vjp, its derivative, from `low` to `high`.
 
+    Of a function of vectors, such as softmax, the first component of ``f(x, 0)`` is drawn.
+
     Raises TypeError when `f` carries no vjp, ValueError unless ``low < high``.
 
     >>> from fmlp import activations
@@ -152,9 +154,13 @@ def plot_activation(
         raise ValueError(f"low: expected a number below high, {high}, got {low}")
     x = np.linspace(low, high, 801)
     y, pullback = vjp(f, x, **settings)
+    slope = pullback(np.ones_like(x))[0]
+    if not np.allclose(f(x[:1], **settings), y[:1]):
+        y, pullback = vjp(f, np.stack([x, np.zeros_like(x)], 1), **settings)
+        y, slope = y[:, 0], pullback(np.tile([1.0, 0.0], (len(x), 1)))[0][:, 0]
     figure, ax = _axes(ax)
     ax.plot(x, y, color=COLORS[0], linewidth=1.8, label="f")
-    ax.plot(x, pullback(np.ones_like(x))[0], color=COLORS[1], linewidth=1.4, linestyle="--", label="f′")
+    ax.plot(x, slope, color=COLORS[1], linewidth=1.4, linestyle="--", label="f′")
     ax.legend(frameon=False)
     _tidy(ax, getattr(f, "__name__", ""))
     return figure

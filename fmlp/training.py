@@ -83,6 +83,10 @@ class NonFiniteError(ValueError):
         super().__init__(message)
         self.params = params
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it come back from another process."""
+        return type(self), (str(self), self.params)
+
 
 class EarlyStopping:
     """Stop when ``history[monitor]`` has not improved by more than `min_delta` for `patience` epochs; NaN never does.
@@ -170,7 +174,8 @@ def fit(
     `class_weight` each label, or "balanced" for n / (classes · count); both multiply.
 
     Each callback gets an `Epoch`, its parameters calibrated, after every epoch and may return another. A bar shows the
-    progress unless `progress` is False. Ctrl-C ends training and returns what has been reached.
+    progress and the scores, in a narrow terminal as training/validation, unless `progress` is False. Ctrl-C ends
+    training and returns what has been reached.
 
     `checkpoint`, a path or a `Checkpoint`, names a file that is written as training goes on. If it is there already,
     `fit` goes on from it and ends with the same bits as if it had never stopped; the arguments must be the same, save
@@ -250,7 +255,7 @@ def fit(
     if source.arrays:
         # Of one row, BatchNorm has no statistics; a rank's part of a batch may be as small as it likes.
         fewest = 2 if comm is not None else min(2, source.batch_size or 2, len(source.arrays[1]))
-        _check_targets("data", net, params, loss, source.arrays, fewest)
+        _check_targets("data", net, params, loss, source.arrays, fewest, source.weight)
     if held_out is not None:
         _check_targets("validation", net, params, loss, held_out)
 
@@ -263,7 +268,7 @@ def fit(
     bar = tqdm(total=total_steps, disable=not (progress and main), unit="step", dynamic_ncols=True)
     if reached.epoch or reached.step:
         bar.update(reached.epoch * (source.steps or 0) + reached.step)
-    shown: dict[str, str] = {}
+    record: dict[str, float] = {}
     seconds = reached.seconds  # of earlier runs
     with saver or nullcontext(), interrupts if comm is not None else nullcontext():
         try:
@@ -286,7 +291,7 @@ def fit(
                     if saver:
                         saver.after_step(reached)
                     if bar.update():
-                        bar.set_postfix({**shown, "loss": f"{total / (total_weight or 1):.4f}"}, refresh=False)
+                        _show(bar, {**record, "loss": total / (total_weight or 1)})
                 if not total_weight:
                     raise ValueError("data: expected at least one batch in every epoch with a weight above 0, got none")
                 if _first_non_finite(params):
@@ -302,8 +307,7 @@ def fit(
                 if (lr := optim.learning_rate(state)) is not None:
                     record["lr"] = lr
                 history = history | {name: [*history.get(name, ()), score] for name, score in record.items()}
-                shown = {name: f"{score:.3g}" if name == "lr" else f"{score:.4f}" for name, score in record.items()}
-                bar.set_postfix(shown, refresh=False)
+                _show(bar, record)
 
                 stop_early = False
                 if early_stopping is not None:
@@ -395,7 +399,12 @@ def evaluate(
     n = batching.check_rows("data", data[0], data[1], comm)
     if weight is not None:
         batching.row_weights(np.asanyarray(data[1]), n, weight, None, comm)
-    return _evaluated(net, params, data, loss, metrics, weight, batch_size, comm)
+    try:
+        return _evaluated(net, params, data, loss, metrics, weight, batch_size, comm)
+    except ValueError as error:
+        if loss is None and str(error).startswith("y_true"):
+            raise ValueError(f"{error}; pass loss=, which says how predictions are read off the output") from None
+        raise
 
 
 def _evaluated(
@@ -482,6 +491,20 @@ def on_plateau(monitor: str, plateau: ReduceOnPlateau) -> Callable[[Epoch], Epoc
 # ---------------------------------------------------------------------------------------- helpers
 
 
+def _show(bar: Any, scores: dict[str, float]) -> None:
+    """Write scores behind the bar, and where the line is short less before them, and loss=0.313/0.349 with val_loss."""
+    if bar.disable:
+        return
+    line = ", ".join(f"{name}={score:.3g}" if name == "lr" else f"{name}={score:.4f}" for name, score in scores.items())
+    if bar.total and bar.ncols and len(line) > bar.ncols - 70:
+        bar.bar_format = "{desc}{percentage:3.0f}%|{bar}| {remaining}{postfix}"
+        if len(line) > bar.ncols - 40:
+            twins = {name for name in scores if name.startswith("val_") and name[4:] in scores}
+            pairs = {name: [name, *twins & {f"val_{name}"}] for name in scores if name not in twins}
+            line = ", ".join(f"{name}={'/'.join(f'{scores[n]:.3g}' for n in pair)}" for name, pair in pairs.items())
+    bar.set_postfix_str(line, refresh=False)
+
+
 class _OnPlateau(NamedTuple):
     monitor: str
     plateau: ReduceOnPlateau
@@ -528,7 +551,12 @@ def _calibrated(net: Layer, params: Tree, inputs: Iterable[Any], comm: Any = Non
         if not calibration.moments:
             break
         for node, mean, var, rows in calibration.moments:
-            found.append((tuple(index[id(node[name])] for name in ("mean", "var", "count")), (mean, var, rows)))
+            places = tuple(index.get(id(node[name]), -1) for name in ("mean", "var", "count"))
+            if -1 in places:
+                raise ValueError(
+                    "calibrate: a layer hands copies of its parameters to BatchNorm; expected the very arrays"
+                )
+            found.append((places, (mean, var, rows)))
     if comm is not None and not parts:
         found = [moments for own in comm.allgather(found) for moments in own]
     gathered: dict[tuple[int, ...], list[tuple[Array, Array, int]]] = {}
@@ -583,7 +611,9 @@ def _check_validation(validation: Any, source: batching.Source, comm: Any) -> No
             raise ValueError(f"validation: expected examples of shape {train_shapes}, as in training, got {shapes}")
 
 
-def _check_targets(name: str, net: Layer, params: Tree, loss: Any, data: tuple[Any, Any], rows: int = 2) -> None:
+def _check_targets(
+    name: str, net: Layer, params: Tree, loss: Any, data: tuple[Any, Any], rows: int = 2, weight: Any = None
+) -> None:
     """Let a loss of fmlp's own look at all targets before the training starts, next to an output of zeros."""
     x, y = data[0], np.asanyarray(data[1])
     if not len(y) or losses.unbound(loss).__module__ != losses.__name__:  # a rank may have no rows
@@ -591,12 +621,17 @@ def _check_targets(name: str, net: Layer, params: Tree, loss: Any, data: tuple[A
     try:
         first = net.apply(params, batching.take(x, np.arange(rows) % len(y)), train=Calibration(), key=random.key(0))
     except (TypeError, ValueError) as error:
-        raise error if name == "data" else _inside(name, error) from None
+        tried = f" (tried with {rows} rows; x has shape {np.shape(x)})" if hasattr(x, "shape") else ""
+        where = "" if name == "data" else f"{name}: "
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{where}{error}{tried}") from None
     if not isinstance(first, np.ndarray):
         return
     for part in batching.slices(len(y), 1 << 16):
+        weights = {} if weight is None else {"weight": weight[part]}
+        if weight is not None and not weight[part].any():
+            continue
         try:
-            loss(np.zeros((len(y[part]), *first.shape[1:]), first.dtype), y[part])
+            loss(np.zeros((len(y[part]), *first.shape[1:]), first.dtype), y[part], **weights)
         except (TypeError, ValueError) as error:
             raise _inside(name, error) from None
 

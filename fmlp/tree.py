@@ -254,6 +254,10 @@ class _MismatchError(ValueError):
         super().__init__(f"{path or 'tree'}: {what}")
         self.path, self.what = path, what
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it come back from another process."""
+        return type(self), (self.path, self.what)
+
 
 def _mismatch(tree: Tree, other: Tree) -> _MismatchError:
     return _MismatchError("", f"expected {_describe(tree)}, got {_describe(other)}")

@@ -121,6 +121,18 @@ def counts(weight):
 
 
 @every_loss
+@pytest.mark.parametrize("hole", [np.nan, -1, 7, np.inf])
+def test_a_row_of_weight_zero_may_hold_anything(loss, hole):
+    prediction, y = example(loss)
+    weight, holed = np.array([1.0, 0.0, 2.0]), y.astype(np.float64 if y.dtype.kind == "f" or y.ndim > 1 else np.int64)
+    holed[1] = hole if holed.dtype.kind == "f" or np.isfinite(hole) else -1
+    value, gradient = value_and_grad(loss)(prediction, y, weight=weight)
+    same, as_good = value_and_grad(loss)(prediction, holed, weight=weight)
+    assert same == value
+    np.testing.assert_array_equal(as_good, gradient)
+
+
+@every_loss
 def test_weights_that_are_all_zero_give_zero(loss):
     value, gradient = value_and_grad(loss)(*example(loss), weight=np.zeros(3))
     assert value == 0

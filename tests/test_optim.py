@@ -393,6 +393,37 @@ def test_masks_reach_the_leaves_they_name(mask):
     assert_same_bits(apply(optim.add_decayed_weights(0.5), grads, params)["b"], grads["b"] + 0.5 * params["b"])
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optim.chain(optim.add_decayed_weights(0.1), optim.sgd(0.1)),
+        *(MODES[mode](weight_decay=0.1) for mode in MODES),
+    ],
+)
+def test_weight_decay_leaves_the_statistics_of_batch_norm_alone(optimizer):
+    norm = {name: np.full(3, 2.0) for name in ("scale", "bias", "mean", "var")} | {"count": np.array(60_000.0)}
+    params = {"batch_norm_1": norm, "other": {"mean": np.ones(2), "count": np.ones(())}, "count": np.ones(2)}
+    grads = tree.map(np.zeros_like, params)
+    updates = apply(optimizer, grads, params)
+    for name in ("mean", "var", "count"):
+        assert not updates["batch_norm_1"].pop(name).any()
+    assert all(np.all(update) for update in tree.leaves(updates))
+
+
+def test_updates_keep_the_dtype_of_the_parameters():
+    params = {"single": np.ones(2, np.float32), "double": np.ones(2), "number": np.float32(1.0)}
+    optimizer = optim.adam(0.1)
+    updates, _ = optimizer.update(tree.cast(params, np.float64), optimizer.init(params), params)
+    moved = optim.apply_updates(params, updates)
+    assert [leaf.dtype for leaf in tree.leaves(moved)] == [np.float64, np.float32, np.float32]
+    assert all(isinstance(leaf, np.ndarray) for leaf in tree.leaves(moved))
+
+
+def test_the_global_norm_is_that_of_one_vector():
+    params, _ = problem(3, np.float32)
+    assert optim.global_norm(params) == pytest.approx(np.linalg.norm(tree.ravel(tree.cast(params, np.float64))[0]))
+
+
 @EVERY
 def test_a_masked_optimizer_is_the_optimizer_of_the_leaves_it_has(mode):
     params, gradient = problem(7)

@@ -76,6 +76,21 @@ def test_every_activation_has_its_picture(f):
     plot_activation(f, **settings)
 
 
+def test_the_picture_of_softmax_is_that_of_one_component():
+    (value, slope), x = plot_activation(activations.softmax).axes[0].lines, np.linspace(-4, 4, 801)
+    sigmoid = activations.sigmoid(x)
+    assert np.allclose(value.get_ydata(), sigmoid)
+    assert np.allclose(slope.get_ydata(), sigmoid * (1 - sigmoid))
+
+
+def test_a_boundary_shows_what_is_said_even_where_no_point_has_that_label():
+    x = np.array([[0.0, 0.0], [1.0, 1.0]])
+    figure = plot_decision_boundary(lambda points: np.ones(len(points)), x, np.array([0, 2]), resolution=5)
+    (image,) = figure.axes[0].images
+    assert (image.get_array() == 1).all()
+    assert image.get_clim() == (0, 2)
+
+
 def test_draws_on_the_axes_given():
     figure = Figure()
     assert plot_schedule(schedules.constant(0.1), 3, label="constant", ax=figure.add_subplot()) is figure

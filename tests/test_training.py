@@ -1,6 +1,8 @@
 """`fit` and its relatives: against loops written by hand, and what they promise when things go wrong."""
 
 import functools
+import io
+import pickle
 from itertools import count
 from math import inf, isnan, nan
 
@@ -9,9 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
+from tqdm import tqdm
 
 import fmlp
-from fmlp import EarlyStopping, NonFiniteError, losses, metrics, optim, random, schedules, tree
+from fmlp import EarlyStopping, NonFiniteError, losses, metrics, optim, random, schedules, training, tree
 from fmlp.layers import BatchNorm, Dense, Dropout, Elu, Layer, fan_in_sum, parallel, serial
 
 DRAWN = settings(deadline=None, max_examples=60)
@@ -662,6 +665,49 @@ def test_the_bar_shows_epoch_loss_and_scores_or_nothing(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("columns", "behind"),
+    [
+        (None, "loss=0.1250, r2=0.5000, val_loss=0.2500, val_r2=0.3000, lr=0.001"),
+        (110, "loss=0.1250, r2=0.5000, val_loss=0.2500, val_r2=0.3000, lr=0.001"),
+        (80, "loss=0.125/0.25, r2=0.5/0.3, lr=0.001"),
+    ],
+)
+def test_the_bar_keeps_all_scores_in_a_narrow_terminal(columns, behind):
+    with tqdm(total=10, ncols=columns, file=io.StringIO()) as bar:
+        bar.set_description("epoch 12/40")
+        training._show(bar, {"loss": 0.125, "r2": 0.5, "val_loss": 0.25, "val_r2": 0.3, "lr": 0.001})
+        assert behind in str(bar)
+        assert len(str(bar)) <= (columns or 200)
+        training._show(bar, {"val_r2": 0.3} | {f"metric_{i}": 0.1 for i in range(9)})
+        assert "val_r2=0.3" in str(bar)
+
+
+@pytest.mark.parametrize("error", [NonFiniteError("diverged", {}), tree._MismatchError("a/b", "expected a leaf")])
+def test_errors_come_back_from_other_processes(error):
+    back = pickle.loads(pickle.dumps(error))
+    assert (type(back), str(back)) == (type(error), str(error))
+
+
+def test_a_layer_that_copies_its_batch_norms_parameters_cannot_be_calibrated():
+    norm = BatchNorm()
+
+    @fmlp.differentiable
+    def copying(params, x, *, train=False, key=None):
+        return norm.apply.rule(tree.map(np.copy, params), x, train=train, key=key)
+
+    net = serial(Dense(2), Layer(norm.init, copying))
+    with pytest.raises(ValueError, match="calibrate: a layer hands copies of its parameters to BatchNorm"):
+        fmlp.calibrate(net, net.init(random.key(0), (4,))[1], NUMBERS[0])
+
+
+def test_labels_of_weight_zero_may_be_missing():
+    x, y = classes()
+    weight, holed = np.arange(len(y)) % 2, np.where(np.arange(len(y)) % 2, y, -1)
+    with_holes, without = (fit_classes(data=(x, labels), weight=weight) for labels in (holed, y))
+    assert_same_bits(with_holes.params, without.params)
+
+
 def test_the_bar_works_for_batches_of_unknown_number(capsys):
     x, y = numbers()
 
@@ -731,7 +777,7 @@ HOLED = np.where(X > 1, nan, X)
         ({"validation": 1.5}, ValueError, r"^validation: expected a fraction in \(0, 1\) or a pair .*, got 1.5"),
         ({"validation": 0.0}, ValueError, r"^validation: expected a fraction in \(0, 1\) .* got 0.0"),
         ({"validation": 0.001}, ValueError, "^validation: 0.001 of 40 rows leaves one side empty"),
-        ({"validation": 0.5, "data": [(X, Y)]}, ValueError, "^validation: a fraction needs data that are a pair"),
+        ({"validation": 0.5, "data": [(X, Y)]}, TypeError, "^data: expected a pair"),
         ({"weight": np.ones(39)}, ValueError, r"^weight: expected shape \(40,\), one per row, got \(39,\)"),
         ({"weight": np.ones(41), "validation": 0.5}, ValueError, r"^weight: expected shape \(40,\), .* got \(41,\)"),
         ({"weight": np.ones(39), "validation": 0.5}, ValueError, r"^weight: expected shape \(40,\), .* got \(39,\)"),
