@@ -35,7 +35,7 @@ def assert_says(printed: str, promised: str) -> None:
     """Compare words exactly, and numbers with room for another machine's rounding."""
     assert NUMBER.sub("#", printed).split() == NUMBER.sub("#", promised).split(), printed
     got, want = ([float(n.replace(",", "")) for n in NUMBER.findall(text)] for text in (printed, promised))
-    np.testing.assert_allclose(got, want, rtol=0.1, atol=0.05, err_msg=printed)
+    np.testing.assert_allclose(got, want, rtol=0.05, atol=0.011, err_msg=printed)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
