@@ -25,7 +25,7 @@ import numpy as np
 from fmlp import autodiff, tree
 from fmlp.autodiff import Differentiable, Pullback, differentiable, rule_of
 from fmlp.checkpoint import differences
-from fmlp.layers import Shard
+from fmlp.modes import Shard
 from fmlp.random import Key
 from fmlp.tree import Array, Tree
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from fmlp import activations, initializers, random
 from fmlp.autodiff import Differentiable, Pullback, differentiable, rule_of
 from fmlp.checks import given, integer, number, shape_of_one
 from fmlp.initializers import Initializer, constant, normal, ones, xavier_uniform, zeros
+from fmlp.modes import TINY, Calibration, Shard, mean_of, of_batch, over_batch, standardized
 from fmlp.random import Key
 from fmlp.tree import Array, Tree, leaves
 from fmlp.tree import cast as tree_cast
@@ -132,79 +133,6 @@ def Embedding(num_embeddings: int, features: int, w_init: Initializer | None = N
     return Layer(init, embedding)
 
 
-class Shard:
-    """What `fmlp.distributed` passes as `train`: it is true, and says that the rows are one rank's part of a batch.
-
-    The parts follow each other in the order of the ranks of `comm`. BatchNorm normalizes by the moments of the whole
-    batch, and Dropout draws those rows of the whole batch's mask that belong to this part.
-    """
-
-    def __init__(self, comm: Any, rows: int, start: int | None = None) -> None:
-        self.comm, self.rows, self.start = comm, rows, start
-
-    @property
-    def shard(self) -> Shard:
-        """Itself, as a `Calibration` has one."""
-        return self
-
-    def gather(self, values: Array) -> Array:
-        """Stack the arrays of all ranks."""
-        stacked = np.empty((self.comm.size, *values.shape), values.dtype)
-        self.comm.Allgather(values, stacked)
-        return stacked
-
-    def standardized(self, x: Array, eps: float) -> tuple[Array, Array, Array, Array, int]:
-        """Return z, r, mean and var as `_standardized` does, and the number of rows, all of the whole batch."""
-        width = x.shape[1]
-        own = np.zeros(2 * width + 1)
-        if len(x):
-            z, (r_own,), own[:width], own[width:-1] = _standardized(x, 0, eps)
-        else:
-            z, r_own = x, np.ones(width)
-        own[-1] = len(x)
-        stacked = self.gather(own)
-        n = stacked[:, -1]
-        if n.sum() < 2:
-            raise ValueError(f"x: a batch's statistics need at least 2 rows, got {n.sum():.0f} on all ranks")
-        mean, var = pooled(stacked[:, :width], stacked[:, width:-1], n)
-        r = 1 / np.sqrt(var + eps)
-        z = z * (r / r_own).astype(x.dtype) + ((own[:width] - mean) * r).astype(x.dtype)
-        return z, r.astype(x.dtype), mean.astype(x.dtype), var.astype(x.dtype), int(n.sum())
-
-    def bernoulli(self, key: Key, p: float, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-        """Draw this part's rows of what the whole batch draws: each 1,024 rows of that have a stream of their own."""
-        if self.start is None:
-            self.start = int(self.gather(np.array(self.rows))[: self.comm.rank].sum())
-        first, last = self.start // BLOCK, (self.start + shape[0] - 1) // BLOCK
-        stop = self.start + shape[0] - last * BLOCK  # in the last block
-        blocks = [
-            random.bernoulli(random.fold_in(key, i) if i else key, p, (stop if i == last else BLOCK, *shape[1:]))
-            for i in range(first, last + 1)
-        ]
-        return np.concatenate([*blocks, np.empty((0, *shape[1:]), np.bool_)])[self.start - first * BLOCK :]
-
-
-class Calibration:
-    """What `fmlp.calibrate` passes as `train`: it is true, turns dropout off, and gathers BatchNorm's moments."""
-
-    def __init__(self, shard: Shard | None = None) -> None:
-        self.moments: list[tuple[Tree, Array, Array, int]] = []
-        self.shard = shard
-
-    def record(self, params: Tree, mean: Array, var: Array, rows: int) -> None:
-        """Note one batch's mean and variance, and over how many rows, for the layer that holds `params`."""
-        self.moments.append((params, mean, var, rows))
-
-
-def pooled(means: Array, variances: Array, rows: Array) -> tuple[Array, Array]:
-    """Return mean and variance of all rows, given those of parts and how many rows each has."""
-    means, variances, rows = (np.asarray(a, np.float64) for a in (means, variances, rows))
-    base = means[rows.argmax()]
-    mean = base + rows @ (means - base) / rows.sum()  # exact where all are the same
-    with np.errstate(over="ignore"):
-        return mean, rows @ (variances + (means - mean) ** 2) / rows.sum()
-
-
 def BatchNorm(*, eps: float = 1e-5) -> Layer:
     """Normalize each feature: ``y = scale (x - mean) / √(var + eps) + bias``, (..., n) to (..., n).
 
@@ -240,14 +168,7 @@ def BatchNorm(*, eps: float = 1e-5) -> Layer:
             raise _of_one_shape(params, "scale", "bias", "mean", "var")
         x = _features(x, scale.dtype, len(scale))
         if train:
-            rows = _rows(x)
-            n, shard = len(rows), getattr(train, "shard", None)
-            if shard:
-                z, r, mean, var, n = shard.standardized(rows, eps)
-            elif n < 2:
-                raise ValueError(f"x: a batch's statistics need at least 2 rows, got shape {x.shape}")
-            else:
-                z, (r,), (mean,), (var,) = _standardized(rows, 0, eps)
+            z, r, mean, var, n = of_batch(_rows(x), eps, train)
             z = z.reshape(x.shape)
             if isinstance(train, Calibration):
                 train.record(params, mean, var, n)
@@ -267,8 +188,7 @@ def BatchNorm(*, eps: float = 1e-5) -> Layer:
             count = np.zeros_like(params["count"])
             yield {"scale": dscale, "bias": dbias, "mean": dmean, "var": dvar, "count": count}
             if train:
-                if shard:
-                    dbias, dscale = shard.gather(np.stack([dbias, dscale])).sum(0)
+                dbias, dscale = over_batch(train, dbias, dscale)
                 yield scale * r * (dy - (dbias + z * dscale) / n)
             else:
                 yield scale * r * dy
@@ -298,12 +218,12 @@ def LayerNorm(*, eps: float = 1e-5) -> Layer:
         if scale.shape != params["bias"].shape:
             raise _of_one_shape(params, "scale", "bias")
         x = _features(x, scale.dtype, len(scale))
-        z, r, _, _ = _standardized(x, -1, eps)
+        z, r, _, _ = standardized(x, -1, eps)
 
         def pullback(dy: Array) -> Iterator[Any]:
             yield {"scale": _rows(dy * z).sum(0), "bias": _rows(dy).sum(0)}
             dz = dy * scale
-            yield r * (dz - _mean(dz, -1) - z * _mean(dz * z, -1))
+            yield r * (dz - mean_of(dz, -1) - z * mean_of(dz * z, -1))
 
         return scale * z + params["bias"], pullback
 
@@ -754,43 +674,6 @@ def _ones(n: int, dtype: np.dtype[Any]) -> Array:
     ones = np.ones(n, dtype)
     ones.flags.writeable = False
     return ones
-
-
-BLOCK = 1024
-"""Rows of a batch whose masks come from one stream, where a batch is cut into parts."""
-
-TINY = 1e-37
-"""The least eps, which float32 still tells from 0: where the variance is 0, it keeps 0 / 0 away."""
-
-
-def _standardized(x: Array, axis: Literal[0, -1], eps: Any) -> tuple[Array, Array, Array, Array]:
-    """Return ``z = (x - mean) r``, ``r = 1 / √(var + eps)``, mean and var along `axis`, which is kept."""
-    try:
-        return _standardized_in_range(x, axis, eps)
-    except FloatingPointError:  # the squares overflow: z is the same for x / s
-        s = np.maximum(np.abs(x).max(axis, keepdims=True), 1)
-        z, r, mean, var = _standardized(x / s, axis, np.maximum(eps / s / s, TINY))
-        with np.errstate(over="ignore"):
-            return z, r / s, mean * s, np.minimum(var * s * s, np.finfo(x.dtype).max)
-
-
-@np.errstate(over="raise")
-def _standardized_in_range(x: Array, axis: Literal[0, -1], eps: Any) -> tuple[Array, Array, Array, Array]:
-    first = x[:1] if axis == 0 else x[..., :1]
-    z = x - first  # seen from one of its own, a constant is exactly 0
-    shift = _mean(z, axis)
-    z -= shift
-    var = _mean(np.square(z), axis)
-    r = 1 / np.sqrt(var + eps)
-    z *= r
-    return z, r, first + shift, var
-
-
-def _mean(x: Array, axis: int) -> Array:
-    """x.mean(axis, keepdims=True), several times faster on small arrays."""
-    mean: Array = np.add.reduce(x, axis, keepdims=True)
-    mean /= x.shape[axis]
-    return mean
 
 
 def _rows(x: Array) -> Array:

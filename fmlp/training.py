@@ -23,7 +23,8 @@ from fmlp import batching, distributed, losses, optim, random, tree
 from fmlp.autodiff import objective, value_and_grad
 from fmlp.checkpoint import Checkpoint, Progress, Saver, describe
 from fmlp.checks import choice, function, given, integer, number
-from fmlp.layers import Calibration, Layer, Shard, check_net, pooled
+from fmlp.layers import Layer, check_net
+from fmlp.modes import Calibration, Shard, pooled
 from fmlp.optim import Optimizer
 from fmlp.random import Key
 from fmlp.schedules import ReduceOnPlateau

@@ -35,7 +35,7 @@ FLOORS = [
     {"checks"},
     {"tree", "random", "files"},
     {"autodiff"},
-    {"activations", "initializers", "losses", "metrics"},
+    {"activations", "initializers", "losses", "metrics", "modes"},
     {"layers"},
     {"optim", "schedules"},
     {"serialization", "summary"},
@@ -113,5 +113,10 @@ def test_the_version_is_the_one_installed():
 
 def test_the_top_level_has_every_module_that_needs_no_optional_package():
     modules = set().union(*FLOORS)
-    modules -= {"summary", "batching", "checks"}  # a function of this name stands for the one, the others are no user's
+    modules -= {
+        "summary",
+        "batching",
+        "checks",
+        "modes",
+    }  # the name of a function, and none of a user's
     assert modules & set(MODULES) - {"data"} <= set(fmlp.__all__)

@@ -1,0 +1,141 @@
+"""What `train` may be besides True: a `Calibration`, or a `Shard`, one rank's part of a batch. Both are true.
+
+BatchNorm and Dropout, for which a batch is more than its rows, ask them what to do; other layers need not know.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fmlp import random
+from fmlp.random import Key
+from fmlp.tree import Array, Tree
+
+__all__ = ["Calibration", "Shard", "mean_of", "of_batch", "over_batch", "pooled", "standardized"]
+
+BLOCK = 1024
+"""Rows of a batch whose masks come from one stream, where a batch is cut into parts."""
+
+TINY = 1e-37
+"""The least eps, which float32 still tells from 0: where the variance is 0, it keeps 0 / 0 away."""
+
+
+class Shard:
+    """What `fmlp.distributed` passes as `train`: it is true, and says that the rows are one rank's part of a batch.
+
+    The parts follow each other in the order of the ranks of `comm`. BatchNorm normalizes by the moments of the whole
+    batch, and Dropout draws those rows of the whole batch's mask that belong to this part.
+    """
+
+    def __init__(self, comm: Any, rows: int, start: int | None = None) -> None:
+        self.comm, self.rows, self.start = comm, rows, start
+
+    def gather(self, values: Array) -> Array:
+        """Stack the arrays of all ranks."""
+        stacked = np.empty((self.comm.size, *values.shape), values.dtype)
+        self.comm.Allgather(values, stacked)
+        return stacked
+
+    def standardized(self, x: Array, eps: float) -> tuple[Array, Array, Array, Array, int]:
+        """Return z, r, mean and var as `standardized` does, and the number of rows, all of the whole batch."""
+        width = x.shape[1]
+        own = np.zeros(2 * width + 1)
+        if len(x):
+            z, (r_own,), own[:width], own[width:-1] = standardized(x, 0, eps)
+        else:
+            z, r_own = x, np.ones(width)
+        own[-1] = len(x)
+        stacked = self.gather(own)
+        n = stacked[:, -1]
+        if n.sum() < 2:
+            raise ValueError(f"x: a batch's statistics need at least 2 rows, got {n.sum():.0f} on all ranks")
+        mean, var = pooled(stacked[:, :width], stacked[:, width:-1], n)
+        r = 1 / np.sqrt(var + eps)
+        z = z * (r / r_own).astype(x.dtype) + ((own[:width] - mean) * r).astype(x.dtype)
+        return z, r.astype(x.dtype), mean.astype(x.dtype), var.astype(x.dtype), int(n.sum())
+
+    def bernoulli(self, key: Key, p: float, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+        """Draw this part's rows of what the whole batch draws: each 1,024 rows of that have a stream of their own."""
+        if self.start is None:
+            self.start = int(self.gather(np.array(self.rows))[: self.comm.rank].sum())
+        first, last = self.start // BLOCK, (self.start + shape[0] - 1) // BLOCK
+        stop = self.start + shape[0] - last * BLOCK  # in the last block
+        blocks = [
+            random.bernoulli(random.fold_in(key, i) if i else key, p, (stop if i == last else BLOCK, *shape[1:]))
+            for i in range(first, last + 1)
+        ]
+        return np.concatenate([*blocks, np.empty((0, *shape[1:]), np.bool_)])[self.start - first * BLOCK :]
+
+
+class Calibration:
+    """What `fmlp.calibrate` passes as `train`: it is true, turns dropout off, and gathers BatchNorm's moments."""
+
+    def __init__(self, shard: Shard | None = None) -> None:
+        self.moments: list[tuple[Tree, Array, Array, int]] = []
+        self.shard = shard
+
+    def record(self, params: Tree, mean: Array, var: Array, rows: int) -> None:
+        """Note one batch's mean and variance, and over how many rows, for the layer that holds `params`."""
+        self.moments.append((params, mean, var, rows))
+
+
+def of_batch(x: Array, eps: float, train: Any) -> tuple[Array, Array, Array, Array, int]:
+    """Return z, r, mean and var as `standardized` does, and the number of rows, all of the whole batch."""
+    if shard := _shard(train):
+        return shard.standardized(x, eps)
+    if len(x) < 2:
+        raise ValueError(f"x: a batch's statistics need at least 2 rows, got shape {x.shape}")
+    z, (r,), (mean,), (var,) = standardized(x, 0, eps)
+    return z, r, mean, var, len(x)
+
+
+def over_batch(train: Any, *sums: Array) -> Any:
+    """Add up the sums that the parts of a batch have."""
+    shard = _shard(train)
+    return shard.gather(np.stack(sums)).sum(0) if shard else sums
+
+
+def _shard(train: Any) -> Shard | None:
+    return train if isinstance(train, Shard) else getattr(train, "shard", None)
+
+
+def pooled(means: Array, variances: Array, rows: Array) -> tuple[Array, Array]:
+    """Return mean and variance of all rows, given those of parts and how many rows each has."""
+    means, variances, rows = (np.asarray(a, np.float64) for a in (means, variances, rows))
+    base = means[rows.argmax()]
+    mean = base + rows @ (means - base) / rows.sum()  # exact where all are the same
+    with np.errstate(over="ignore"):
+        return mean, rows @ (variances + (means - mean) ** 2) / rows.sum()
+
+
+def standardized(x: Array, axis: Literal[0, -1], eps: Any) -> tuple[Array, Array, Array, Array]:
+    """Return ``z = (x - mean) r``, ``r = 1 / √(var + eps)``, mean and var along `axis`, which is kept."""
+    try:
+        return _in_range(x, axis, eps)
+    except FloatingPointError:  # the squares overflow: z is the same for x / s
+        s = np.maximum(np.abs(x).max(axis, keepdims=True), 1)
+        z, r, mean, var = standardized(x / s, axis, np.maximum(eps / s / s, TINY))
+        with np.errstate(over="ignore"):
+            return z, r / s, mean * s, np.minimum(var * s * s, np.finfo(x.dtype).max)
+
+
+@np.errstate(over="raise")
+def _in_range(x: Array, axis: Literal[0, -1], eps: Any) -> tuple[Array, Array, Array, Array]:
+    first = x[:1] if axis == 0 else x[..., :1]
+    z = x - first  # seen from one of its own, a constant is exactly 0
+    shift = mean_of(z, axis)
+    z -= shift
+    var = mean_of(np.square(z), axis)
+    r = 1 / np.sqrt(var + eps)
+    z *= r
+    return z, r, first + shift, var
+
+
+def mean_of(x: Array, axis: int) -> Array:
+    """x.mean(axis, keepdims=True), several times faster on small arrays."""
+    mean: Array = np.add.reduce(x, axis, keepdims=True)
+    mean /= x.shape[axis]
+    return mean
