@@ -192,6 +192,11 @@ def test_stopping_rules_are_scikit_learns():
     assert early.best_loss_ is None
     assert early.best_validation_score_ == max(scores)
     assert len(scores) == early.n_iter_ < 300
+    best, bad = -np.inf, 0
+    for epoch, score in enumerate(scores, 1):
+        bad = bad + 1 if score < best + 0.03 else 0
+        best = max(best, score)
+        assert (bad > 3) == (epoch == len(scores))
     assert early.t_ == early.n_iter_ * 540
 
 
