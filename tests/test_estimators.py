@@ -597,7 +597,8 @@ def test_weights_can_be_assigned():
 def test_weights_are_in_the_order_of_the_layers_whatever_the_order_of_the_keys():
     x, y = digits()
     model = MLPClassifier((9, 8, 7, 6, 5), max_iter=2, random_state=0).fit(x, y)
-    shapes = [w.shape for w in model.coefs_]
+    shapes = [(64, 9), (9, 8), (8, 7), (7, 6), (6, 5), (5, 10)]
+    assert [w.shape for w in model.coefs_] == shapes
     model.params_ = {name: model.params_[name] for name in sorted(model.params_)}
     assert list(model.params_)[1] == "dense_10"
     assert [w.shape for w in model.coefs_] == shapes
