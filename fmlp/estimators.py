@@ -8,12 +8,16 @@ else. What is new:
 - `solver`: "sgd", "adam", "lbfgs" or the name of another optimizer; a function from a learning rate to an optimizer,
   ``functools.partial(optim.adamw, weight_decay=0.1)``; or an `Optimizer`.
 - `learning_rate`: also a schedule, a function of the count of steps; it replaces `learning_rate_init`, for any solver.
-- `loss`: any differentiable loss, or its name. A classifier's gets a logit for each class and integer labels; where a
-  row can have several labels, a logit for each label, and zeros and ones.
+- `loss`: any differentiable loss, or its name. A classifier's gets a logit for each class and integer labels, shape
+  (rows,); where a row can have several labels, a logit for each label, and zeros and ones. A regressor's gets outputs
+  and targets that are both (rows, outputs).
 - `class_weight`: a dict or "balanced", as in scikit-learn's other classifiers. `verbose` shows a bar.
 
 float32 data are worked on in float32, which takes 0.5 to 0.7 of the time on 50,000 rows, all others in float64. The
-fitted network is there as `net_` and `params_`; `coefs_` and `intercepts_` belong to its Dense layers.
+fitted network is there as `net_` and `params_`; `coefs_` and `intercepts_` belong to its Dense layers. They are tuples,
+where scikit-learn has lists, so that ``model.coefs_[0] = w`` is an error: assign all, ``model.coefs_ = [w, v]``.
+
+A fit that raises an error leaves the model as it was before.
 
 With scikit-learn's own losses a step minimizes what scikit-learn's does: the batch's mean of the sum over the outputs,
 plus ``alpha/2 Σ w² / n``, w the weights without biases, n the batch's rows or the sum of their weights. The optimizers
@@ -27,8 +31,10 @@ functions of a module can be pickled.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from math import inf, sqrt
+from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
@@ -50,7 +56,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fmlp import activations, losses, metrics, optim, random, training, tree
 from fmlp.autodiff import differentiable, objective, rule_of, value_and_grad
-from fmlp.checks import given, integer, number
+from fmlp.checks import array_of_numbers, given, integer, number
 from fmlp.initializers import uniform
 from fmlp.layers import Activation, BatchNorm, Dense, Dropout, Layer, serial
 from fmlp.losses import Loss
@@ -65,10 +71,15 @@ _ACTIVATIONS = activations.table | {"logistic": activations.sigmoid}
 _OPTIMIZERS = {name: getattr(optim, name) for name in ("adadelta", "adagrad", "adamw", "lion", "nadam", "rmsprop")}
 _LOSSES = {name: f for name, f in vars(losses).items() if isinstance(f, Loss)}
 _INTERVALS = {
-    "alpha": "[0, inf)", "learning_rate_init": "[0, inf)", "power_t": "[0, inf)", "tol": "[0, inf)",
-    "n_iter_no_change": "[1, inf]", "max_fun": "[1, inf)", "momentum": "[0, 1)", "beta_1": "[0, 1)", "beta_2": "[0, 1)",
-    "epsilon": "[0, inf)", "validation_fraction": "(0, 1)",
+    "alpha": "[0, inf)", "learning_rate_init": "(0, inf)", "power_t": "[0, inf)", "tol": "[0, inf)",
+    "n_iter_no_change": "[1, inf]", "max_fun": "[1, inf)", "momentum": "[0, 1]", "beta_1": "[0, 1)", "beta_2": "[0, 1)",
+    "epsilon": "(0, inf)", "validation_fraction": "[0, 1)",
 }  # fmt: skip
+_FLAGS = ("batch_norm", "early_stopping", "nesterovs_momentum", "shuffle", "warm_start")
+_OF_OPTIMIZER = (
+    "solver", "learning_rate", "learning_rate_init", "power_t", "momentum", "nesterovs_momentum", "beta_1", "beta_2",
+    "epsilon",
+)  # fmt: skip
 
 
 class _MLP(BaseEstimator):
@@ -88,43 +99,76 @@ class _MLP(BaseEstimator):
         return self._fit(X, y, sample_weight)
 
     @property
-    def coefs_(self) -> list[Array]:
-        """The weights of the Dense layers, each (in, out)."""
-        return [self.params_[name]["w"] for name in _dense(self.params_)]
+    def coefs_(self) -> tuple[Array, ...]:
+        """The weights of the Dense layers, each (in, out); others of the same shapes can be assigned."""
+        return self._of_dense("w")
+
+    @coefs_.setter
+    def coefs_(self, arrays: Iterable[Array]) -> None:
+        self._set_dense("coefs_", "w", arrays)
 
     @property
-    def intercepts_(self) -> list[Array]:
-        """The biases of the Dense layers."""
-        return [self.params_[name]["b"] for name in _dense(self.params_)]
+    def intercepts_(self) -> tuple[Array, ...]:
+        """The biases of the Dense layers; others of the same shapes can be assigned."""
+        return self._of_dense("b")
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool = False) -> Self:
+    @intercepts_.setter
+    def intercepts_(self, arrays: Iterable[Array]) -> None:
+        self._set_dense("intercepts_", "b", arrays)
+
+    def _of_dense(self, leaf: str) -> tuple[Array, ...]:
+        return tuple(self.params_[name][leaf] for name in _dense(self.params_))
+
+    def _set_dense(self, attribute: str, leaf: str, arrays: Iterable[Array]) -> None:
+        check_is_fitted(self)
+        old, new = self._of_dense(leaf), [array_of_numbers(attribute, array) for array in arrays]
+        expected, got = ([np.shape(array) for array in some] for some in (old, new))
+        if got != expected:
+            raise ValueError(f"{attribute}: expected arrays of the shapes {expected}, got {got}")
+        copies = zip(_dense(self.params_), [np.array(a, b.dtype) for a, b in zip(new, old, strict=True)], strict=True)
+        self.params_ = self.params_ | {name: self.params_[name] | {leaf: copy} for name, copy in copies}
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool = False, classes: Any = None) -> Self:
         self._check_settings(incremental)
-        first = not hasattr(self, "params_") or not (self.warm_start or incremental)
-        X, y = self._validated(X, y=y, reset=first, multi_output=True)
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
-        weight = self._row_weights(X, y, sample_weight, incremental)
-        y = self._encoded(y, X.dtype, fresh=first and not incremental)
-        rng = check_random_state(self.random_state)
-        init_key, key = random.split(random.key(rng.randint(2**31 - 1)))
-        net = self._network()
-        if first:
-            self._start()
-        params = tree.cast(net.init(init_key, (self.n_features_in_,))[1], X.dtype) if first else self.params_
-        loss, factor = self._loss()
-        problem = _regularized(net, loss, factor, float(self.alpha))
-        if self.solver == "lbfgs":
-            params = self._minimize(problem, params, X, y, weight)
-        else:
-            params = self._descend(net, problem, params, X, y, weight, key, rng, incremental)
-        self.net_, self.params_ = net, params
+        with _all_or_none(self):
+            first = not hasattr(self, "params_") or not (self.warm_start or incremental)
+            X, y = self._validated(X, y=y, reset=first, multi_output=True)
+            if y.ndim == 2 and y.shape[1] == 1:
+                y = column_or_1d(y, warn=True)
+            weight = self._row_weights(X, y, sample_weight, incremental)
+            y = self._encoded(y, X.dtype, first, classes)
+            rng = check_random_state(self.random_state)
+            init_key, key = random.split(random.key(rng.randint(2**31 - 1)))
+            # What the network is made of, and trained for, whatever the settings will be when it is used.
+            self._layers = self._hidden(), self._per_layer("activation"), self._per_layer("dropout"), self.batch_norm
+            self._trained_loss = self.loss
+            net = self._network()
+            if first:
+                self._start()
+            elif self.early_stopping == (self.validation_scores_ is None):
+                self._watch()
+            if self.t_:
+                key = random.fold_in(key, self.t_)  # else an integer as random_state gives every call the same dropout
+            params = tree.cast(net.init(init_key, (self.n_features_in_,))[1], X.dtype) if first else self.params_
+            loss, factor = self._loss()
+            problem = _regularized(net, loss, factor, float(self.alpha))
+            if self.solver == "lbfgs":
+                params = self._minimize(problem, params, X, y, weight)
+            else:
+                params = self._descend(net, problem, params, X, y, weight, key, rng, incremental)
+            self.net_, self.params_ = net, params
         return self
 
     def _start(self) -> None:
         self.n_layers_ = len(self._hidden()) + 2
-        self.n_iter_ = self.t_ = self._no_improvement = 0
+        self.n_iter_ = self.t_ = 0
         self._state: Any = None
         self.loss_curve_: list[float] = []
+        self._watch()
+
+    def _watch(self) -> None:
+        """Start to look for the best loss, or the best score on rows held out."""
+        self._no_improvement = 0
         self.best_loss_: Any = None if self.early_stopping else inf
         self.validation_scores_: Any = [] if self.early_stopping else None
         self.best_validation_score_: Any = -inf if self.early_stopping else None
@@ -135,7 +179,7 @@ class _MLP(BaseEstimator):
     ) -> Tree:  # fmt: skip
         held_out = None
         if self.early_stopping:
-            strata = y if is_classifier(self) and y.ndim == 1 else None
+            strata = y if is_classifier(self) and y.ndim == 1 and len(self.classes_) <= 2 else None
             rows, held = train_test_split(
                 np.arange(len(y)), test_size=self.validation_fraction, random_state=rng, stratify=strata
             )
@@ -147,9 +191,13 @@ class _MLP(BaseEstimator):
         batch_size = min(n, 200 if self.batch_size == "auto" else self.batch_size)
         if self.batch_size != "auto" and self.batch_size > n:
             warnings.warn(f"batch_size: {self.batch_size} is more than there are rows; taking {n}", stacklevel=4)
-        optimizer = self._optimizer()
-        if incremental and self._state is not None:
-            optimizer = optimizer._replace(init=lambda params: self._state)
+        if not incremental or self._state is None:
+            self._state = None
+            self._optimized_by = SimpleNamespace(**{name: getattr(self, name) for name in _OF_OPTIMIZER})
+        by, state = self._optimized_by, self._state
+        optimizer = _optimizer(by)
+        if state is not None:
+            optimizer = optimizer._replace(init=lambda params: state)
         self.n_iter_, best = 0, params
 
         def end_of_epoch(now: Epoch) -> Epoch:
@@ -157,21 +205,21 @@ class _MLP(BaseEstimator):
             self.n_iter_ += 1
             self.t_ += n
             self.loss_ = now.history["loss"][-1]
-            self.loss_curve_.append(self.loss_)
+            self.loss_curve_ = [*self.loss_curve_, self.loss_]
             if held_out is None:
                 improved = self.loss_ <= self.best_loss_ - self.tol
                 self.best_loss_ = min(self.best_loss_, self.loss_)
             else:
                 score = self._score(net, now.params, *held_out)
                 improved = score >= self.best_validation_score_ + self.tol
-                self.validation_scores_.append(score)
+                self.validation_scores_ = [*self.validation_scores_, score]
                 if score > self.best_validation_score_:
                     self.best_validation_score_, best = score, now.params
             self._no_improvement = 0 if improved else self._no_improvement + 1
             stop, state = self._no_improvement > self.n_iter_no_change, now.state
-            rule = self.learning_rate if self.solver == "sgd" else "constant"
+            rule = by.learning_rate if by.solver == "sgd" else "constant"
             if rule == "invscaling":
-                state = optim.with_learning_rate(state, self.learning_rate_init / (self.t_ + 1) ** self.power_t)
+                state = optim.with_learning_rate(state, by.learning_rate_init / (self.t_ + 1) ** by.power_t)
             elif rule == "adaptive" and stop and state.learning_rate > 1e-6:
                 state = optim.with_learning_rate(state, state.learning_rate / 5)
                 self._no_improvement, stop = 0, False
@@ -202,7 +250,7 @@ class _MLP(BaseEstimator):
         with tqdm(total=self.max_iter, disable=not self.verbose, unit="iteration", dynamic_ncols=True) as bar:
 
             def show(intermediate_result: Any) -> None:
-                self.loss_curve_.append(float(intermediate_result.fun))
+                self.loss_curve_ = [*self.loss_curve_, float(intermediate_result.fun)]
                 bar.set_postfix(loss=f"{self.loss_curve_[-1]:.4f}", refresh=False)
                 bar.update()
 
@@ -217,25 +265,15 @@ class _MLP(BaseEstimator):
         return training.calibrate(penalized, tree.cast(unravel(found.x), X.dtype), X)
 
     def _network(self) -> Layer:
-        widths = [self.n_features_in_, *self._hidden(), self.n_outputs_]
+        sizes, functions, rates, batch_norm = self._layers
+        widths = [self.n_features_in_, *sizes, self.n_outputs_]
         layers: list[Layer] = []
         f: Any = None
-        for i, (named, rate) in enumerate(zip(self._per_layer("activation"), self._per_layer("dropout"), strict=True)):
+        for i, (named, rate) in enumerate(zip(functions, rates, strict=True)):
             f = _named(_ACTIVATIONS, named)
-            layers += [_glorot(widths[i], widths[i + 1], f), *[BatchNorm()] * self.batch_norm]
+            layers += [_glorot(widths[i], widths[i + 1], f), *[BatchNorm()] * bool(batch_norm)]
             layers += [f if isinstance(f, Layer) else Activation(f), *[Dropout(rate)] * (rate != 0)]
         return serial(*layers, _glorot(widths[-2], widths[-1], f))
-
-    def _optimizer(self) -> Optimizer:
-        if isinstance(self.solver, Optimizer):
-            return self.solver
-        lr = self.learning_rate if callable(self.learning_rate) else self.learning_rate_init
-        if self.solver == "sgd":
-            return optim.sgd(lr, self.momentum, nesterov=self.nesterovs_momentum and self.momentum > 0)
-        if self.solver == "adam":
-            return optim.adam(lr, self.beta_1, self.beta_2, self.epsilon)
-        made: Optimizer = _named(_OPTIMIZERS, self.solver)(lr)
-        return made
 
     def _score(self, net: Layer, params: Tree, X: Any, y: Array, weight: Any) -> float:
         prediction = self._read(training.predict(net, params, X)).reshape(y.shape)
@@ -273,7 +311,11 @@ class _MLP(BaseEstimator):
         return values
 
     def _check_settings(self, incremental: bool) -> None:
-        for name, interval in _INTERVALS.items():
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise TypeError(f"{name}: expected True or False, got {given(getattr(self, name))}")
+        held_out = {"validation_fraction": "(0, 1)"} if self.early_stopping else {}
+        for name, interval in (_INTERVALS | held_out).items():
             number(name, getattr(self, name), interval)
         for rate in self._per_layer("dropout"):
             number("dropout", rate, "[0, 1)")
@@ -334,14 +376,19 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
     @available_if(lambda self: self.solver != "lbfgs")
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
-        """Train for one epoch, from where the last call ended; the first call has to name all `classes`."""
+        """Train for one epoch, from where the last call ended; the first call has to name all `classes`.
+
+        The optimizer is that of the first call, whatever its settings are now.
+        """
         if not hasattr(self, "classes_"):
             if classes is None:
                 raise ValueError("classes: expected all labels at the first call of partial_fit, got None")
-            self.classes_ = np.unique(classes)
-        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+            classes = np.unique(classes)
+        elif classes is None:
+            classes = self.classes_
+        elif not np.array_equal(np.unique(classes), self.classes_):
             raise ValueError(f"classes: expected {self.classes_}, as in the first call, got {classes}")
-        return self._fit(X, y, sample_weight, incremental=True)
+        return self._fit(X, y, sample_weight, incremental=True, classes=classes)
 
     def predict(self, X: Any) -> Any:
         """Return the labels, shape (rows,), or (rows, labels) of zeros and ones."""
@@ -370,7 +417,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
     def _metric(self, y: Array, prediction: Array, *, weight: Any) -> Any:
         return np.average((y == prediction).reshape(len(y), -1).all(1), weights=weight)
 
-    def _encoded(self, y: Any, dtype: Any, fresh: bool) -> Array:
+    def _encoded(self, y: Any, dtype: Any, first: bool, classes: Any) -> Array:
         check_classification_targets(y)
         kind = type_of_target(y)
         if kind == "multiclass-multioutput":
@@ -378,10 +425,12 @@ class MLPClassifier(ClassifierMixin, _MLP):
         self._multilabel, self._sparse_y = kind == "multilabel-indicator", issparse(y)
         y = y.toarray() if self._sparse_y else y
         labels = np.arange(y.shape[1]) if self._multilabel else np.unique(y)
-        if fresh:
-            self.classes_ = labels
-        elif unknown := set(labels) - set(self.classes_):
+        if first or classes is not None:
+            self.classes_ = labels if classes is None else classes
+        if unknown := set(labels) - set(self.classes_):
             raise ValueError(f"y: expected the classes {self.classes_}, got also {sorted(unknown)}")
+        if self.warm_start and len(labels) < len(self.classes_):
+            raise ValueError(f"y: warm_start goes on with all the classes {self.classes_}, got {labels}")
         binary = self.loss == "log_loss" and len(self.classes_) == 2 and not self._multilabel
         self.n_outputs_ = 1 if binary else len(self.classes_)
         self.out_activation_ = "logistic" if binary or self._multilabel else "softmax"
@@ -389,8 +438,8 @@ class MLPClassifier(ClassifierMixin, _MLP):
         return encoded
 
     def _loss(self) -> tuple[Callable[..., Any], float]:
-        if self.loss != "log_loss":
-            return _named(_LOSSES, self.loss), 1.0
+        if self._trained_loss != "log_loss":
+            return _named(_LOSSES, self._trained_loss), 1.0
         if self.out_activation_ == "softmax":
             return losses.cross_entropy, 1.0
         return losses.binary_cross_entropy, float(self.n_outputs_)
@@ -430,7 +479,10 @@ class MLPRegressor(RegressorMixin, MultiOutputMixin, _MLP):
 
     @available_if(lambda self: self.solver != "lbfgs")
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train for one epoch, from where the last call ended."""
+        """Train for one epoch, from where the last call ended.
+
+        The optimizer is that of the first call, whatever its settings are now.
+        """
         return self._fit(X, y, sample_weight, incremental=True)
 
     def predict(self, X: Any) -> Array:
@@ -441,17 +493,17 @@ class MLPRegressor(RegressorMixin, MultiOutputMixin, _MLP):
         y = losses.prediction_of(self._loss()[0])(output)
         return y[:, 0] if self.n_outputs_ == 1 else y
 
-    def _encoded(self, y: Any, dtype: Any, fresh: bool) -> Array:
+    def _encoded(self, y: Any, dtype: Any, first: bool, classes: Any) -> Array:
         self.n_outputs_ = 1 if y.ndim == 1 else y.shape[1]
         self.out_activation_ = "exp" if self.loss == "poisson" else "identity"
-        return np.asarray(y, dtype)
+        return np.asarray(y, dtype).reshape(len(y), -1)
 
     def _loss(self) -> tuple[Callable[..., Any], float]:
-        if self.loss == "squared_error":
+        if self._trained_loss == "squared_error":
             return losses.mse, self.n_outputs_ / 2
-        if self.loss == "poisson":
+        if self._trained_loss == "poisson":
             return losses.poisson, float(self.n_outputs_)
-        return _named(_LOSSES, self.loss), 1.0
+        return _named(_LOSSES, self._trained_loss), 1.0
 
 
 # ---------------------------------------------------------------------------------------- helpers
@@ -462,9 +514,34 @@ def _store(model: _MLP, arguments: dict[str, Any]) -> None:
         setattr(model, name, arguments[name])
 
 
+@contextmanager
+def _all_or_none(model: _MLP) -> Iterator[None]:
+    """Leave the model as it was where an error ends a fit."""
+    attributes: dict[str, Any] = model.__dict__
+    before = attributes.copy()
+    try:
+        yield
+    except BaseException:
+        attributes.clear()
+        attributes.update(before)
+        raise
+
+
 def _dense(params: Tree) -> list[str]:
-    """Name the Dense layers, first to last."""
-    return [name for name in params if name.startswith("dense_")]
+    """Name the Dense layers, first to last, in whatever order the keys are: JAX sorts them, dense_10 before dense_2."""
+    return sorted((name for name in params if name.startswith("dense_")), key=lambda name: int(name[len("dense_") :]))
+
+
+def _optimizer(by: SimpleNamespace) -> Optimizer:
+    if isinstance(by.solver, Optimizer):
+        return by.solver
+    lr = by.learning_rate if callable(by.learning_rate) else by.learning_rate_init
+    if by.solver == "sgd":
+        return optim.sgd(lr, by.momentum, nesterov=by.nesterovs_momentum and by.momentum > 0)
+    if by.solver == "adam":
+        return optim.adam(lr, by.beta_1, by.beta_2, by.epsilon)
+    made: Optimizer = _named(_OPTIMIZERS, by.solver)(lr)
+    return made
 
 
 def _glorot(fan_in: int, fan_out: int, activation: Any) -> Layer:
@@ -507,7 +584,7 @@ def _regularized(net: Layer, loss: Callable[..., Any], factor: float, alpha: flo
     @losses.loss()
     def penalized(prediction: Any, y: Any, *, weight: Any = None) -> tuple[Any, Any]:
         output, ws = prediction
-        value, pullback = loss_rule(output, y, weight=weight)
+        value, pullback = loss_rule(output, y, **({} if weight is None else {"weight": weight}))
         decay = alpha / (len(output) if weight is None else float(np.sum(weight)) or 1.0)
 
         def with_decay(d: Any) -> Any:

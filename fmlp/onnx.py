@@ -36,8 +36,11 @@ def export(net: Layer, params: Tree, shape: Shape, path: str | os.PathLike[str])
     several, and the output ``y``; an input is int64 where an `Embedding` reads it, else float32. Parameters keep
     their paths as names, ``dense_0/w``.
 
-    Raises ValueError, naming the leaf, when the parameters do not fit the network or a `BatchNorm` was never
-    calibrated, and TypeError, naming the layer and its place, for a layer or an activation that is not fmlp's own.
+    NaN stays NaN, but where an activation meets an infinity, ONNX's may give NaN.
+
+    Raises ValueError, naming the leaf, when the parameters do not fit the network or float32, or a `BatchNorm` was
+    never calibrated, and TypeError, naming the layer and its place, for a layer or an activation that is not fmlp's
+    own.
 
     >>> import tempfile
     >>> from fmlp.layers import Dense, Elu, serial
@@ -117,7 +120,11 @@ class _Graph:
 
     def array(self, name: str, value: Any, dtype: npt.DTypeLike = np.float32) -> str:
         """Add a constant."""
-        self.arrays[name] = numpy_helper.from_array(np.asarray(value, dtype), name)
+        with np.errstate(over="ignore"):
+            array = np.asarray(value, dtype)
+        if np.isinf(array).any() and not np.isinf(value).any():
+            raise ValueError(f"{name}: expected numbers within float32, got one of size {np.abs(value).max()}")
+        self.arrays[name] = numpy_helper.from_array(array, name)
         return name
 
     def info(self, name: str, value: str, shape: Shape) -> Any:
@@ -250,9 +257,10 @@ _ACTIVATIONS: dict[str, Callable[..., str]] = {
     "hardswish": lambda g, x: g.node("HardSwish", x),
     "softplus": _softplus,
     "softsign": lambda g, x: g.node("Softsign", x),
-    "softshrink": lambda g, x, lambd: g.node("Shrink", x, lambd=float(lambd), bias=float(lambd)),
-    "hardshrink": lambda g, x, lambd: g.node("Shrink", x, lambd=float(lambd), bias=0.0),
-    "threshold": lambda g, x, threshold, value: g.node("Where", g.node("Greater", x, threshold), x, value),
+    # Not ONNX's Shrink, and not x > lambd: these make 0 of NaN.
+    "softshrink": lambda g, x, lambd: g.node("Sub", x, g.node("Clip", x, -float(lambd), float(lambd))),
+    "hardshrink": lambda g, x, lambd: g.node("Where", g.node("LessOrEqual", g.node("Abs", x), lambd), 0.0, x),
+    "threshold": lambda g, x, threshold, value: g.node("Where", g.node("LessOrEqual", x, threshold), value, x),
     "softmax": lambda g, x, axis: g.node("Softmax", x, axis=int(axis)),
     "log_softmax": lambda g, x, axis: g.node("LogSoftmax", x, axis=int(axis)),
 }

@@ -41,7 +41,8 @@ def from_estimator(model: MLPClassifier | MLPRegressor) -> tuple[Layer, Tree]:
     """
     if not isinstance(model, MLPClassifier | MLPRegressor):
         raise TypeError(
-            f"model: expected a MLPClassifier or MLPRegressor of sklearn.neural_network, got {type(model).__name__}"
+            "model: expected an MLPClassifier or MLPRegressor of sklearn.neural_network (one of fmlp.estimators has "
+            f"its network and parameters as net_ and params_), got {type(model).__module__}.{type(model).__qualname__}"
         )
     check_is_fitted(model)
     layers: list[Layer] = []

@@ -13,7 +13,7 @@ tells how much the statistics were computed from, and 0 that they never were.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,8 @@ def from_module(module: nn.Module) -> tuple[Layer, Tree]:
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
     net = _layer(module, "")
-    return net, from_state_dict(net, _whole_state(module))
+    dtypes = (tensor.dtype for tensor in module.state_dict().values() if tensor.is_floating_point())
+    return net, from_state_dict(net, _whole_state(module, next(dtypes, torch.float32)))
 
 
 def to_module(net: Layer, params: Tree) -> nn.Module:
@@ -103,7 +104,7 @@ def to_module(net: Layer, params: Tree) -> nn.Module:
 
     It is in eval mode, in which it computes what ``net.apply(params, x)`` does; its tensors are copies, in the dtype of
     the parameters. Raises TypeError, naming the layer and its place, for one that `torch.nn` has not, and ValueError,
-    naming the leaf, when the parameters do not fit the network.
+    naming the leaf, when the parameters do not fit the network or each other, or a `BatchNorm` was never calibrated.
 
     >>> from fmlp import random
     >>> from fmlp.layers import Dense, Elu, serial
@@ -116,7 +117,7 @@ def to_module(net: Layer, params: Tree) -> nn.Module:
     )
     """
     state = to_state_dict(net, params)
-    module = _module(net, state, "")
+    module = _module(net, state, "", "")
     module.load_state_dict(state, assign=True)
     return module.eval()
 
@@ -125,7 +126,8 @@ def from_state_dict(net: Layer, state: Mapping[str, Any]) -> Tree:
     """Return the parameters of `net` out of the state dict of a Sequential of the same layers.
 
     The arrays are copies. Raises ValueError, naming the entry, when one is missing, left over or of a shape that does
-    not fit, and TypeError, naming the layer, for one that `torch.nn` has not.
+    not fit the network or the entries before, and TypeError for what is no state dict, and, naming the layer, for one
+    that `torch.nn` has not.
 
     >>> from fmlp.layers import Dense
     >>> from_state_dict(Dense(1), {"weight": torch.ones(1, 2), "bias": torch.zeros(1)})
@@ -133,8 +135,10 @@ def from_state_dict(net: Layer, state: Mapping[str, Any]) -> Tree:
            [1.]], dtype=float32), 'b': array([0.], dtype=float32)}
     """
     check_net(net)
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state: expected a state dict, as module.state_dict() gives it, got {type(state).__name__}")
     rest = dict(state)
-    params = _params(net, rest, "", "")
+    params, _ = _params(net, rest, "", "", None)
     if rest:
         raise ValueError(f"{next(iter(rest))}: in the state dict, not expected")
     return params
@@ -143,31 +147,31 @@ def from_state_dict(net: Layer, state: Mapping[str, Any]) -> Tree:
 def to_state_dict(net: Layer, params: Tree) -> dict[str, torch.Tensor]:
     """Return the state dict of a Sequential of the same layers, with copies of the parameters.
 
-    Raises what `to_module` raises.
+    Raises what `to_module` raises, save that statistics of a `BatchNorm` that were never computed are entries like all.
 
     >>> from fmlp.layers import Dense
     >>> to_state_dict(Dense(1, bias=False), {"w": np.ones((2, 1))})
     {'weight': tensor([[1., 1.]], dtype=torch.float64)}
     """
     check_net(net)
-    return dict(_state(net, params, "", ""))
+    return dict(_state(net, params, "", "", None))
 
 
 # -------------------------------------------------------------------------------------- parameters
 
 
-def _params(layer: Layer, state: dict[str, Any], prefix: str, path: str) -> Tree:
-    """Take the parameters of a layer out of `state`."""
+def _params(layer: Layer, state: dict[str, Any], prefix: str, path: str, width: int | None) -> tuple[Tree, int | None]:
+    """Take the parameters of a layer out of `state`; return them and the width of its output, as `_like` does."""
     if constructor_of(layer) == "serial":
-        children = {
-            name: _params(child, state, f"{prefix}{i}.", f"{path}{name}/")
-            for i, (name, child) in enumerate(_children(layer).items())
-        }
-        return {name: params for name, params in children.items() if params}
+        children = {}
+        for i, (name, child) in enumerate(_children(layer).items()):
+            children[name], width = _params(child, state, f"{prefix}{i}.", f"{path}{name}/", width)
+        return {name: params for name, params in children.items() if params}, width
     names = _names(layer, path)
     found = {ours: _array(layer, state[prefix + theirs]) for ours, theirs in names.items() if prefix + theirs in state}
     params = {}
-    for ours, expected in _like(layer, names, found).items():
+    like, width = _like(layer, names, found, path, width)
+    for ours, expected in like.items():
         entry = prefix + names[ours]
         if ours not in found:
             raise ValueError(f"{entry}: missing from the state dict, needed for {path}{ours}")
@@ -175,20 +179,22 @@ def _params(layer: Layer, state: dict[str, Any], prefix: str, path: str) -> Tree
             raise ValueError(f"{entry}: expected shape {expected.shape} for {path}{ours}, got {found[ours].shape}")
         params[ours] = np.array(found[ours], found["mean"].dtype if ours == "count" else None, order="C")
         del state[entry]
-    return params
+    return params, width
 
 
-def _state(layer: Layer, params: Tree, prefix: str, path: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the entries of the state dict."""
+def _state(
+    layer: Layer, params: Tree, prefix: str, path: str, width: int | None
+) -> Generator[tuple[str, torch.Tensor], None, int | None]:
+    """Yield the entries of the state dict; return the width of the output, as `_like` does."""
     if not isinstance(params, dict):
         raise TypeError(f"{path or 'params'}: expected a dict, got {type(params).__name__}")
     if constructor_of(layer) == "serial":
         _check_names(params, _children(layer), path)
         for i, (name, child) in enumerate(_children(layer).items()):
-            yield from _state(child, params.get(name, {}), f"{prefix}{i}.", f"{path}{name}/")
-        return
+            width = yield from _state(child, params.get(name, {}), f"{prefix}{i}.", f"{path}{name}/", width)
+        return width
     names = _names(layer, path)
-    like = _like(layer, names, params)
+    like, width = _like(layer, names, params, path, width)
     _check_names(params, like, path)
     for ours, expected in like.items():
         if ours not in params:
@@ -198,6 +204,7 @@ def _state(layer: Layer, params: Tree, prefix: str, path: str) -> Iterator[tuple
             raise ValueError(f"{path}{ours}: expected shape {expected.shape}, got {array.shape}")
         array = array.T if constructor_of(layer) == "Dense" else array
         yield prefix + names[ours], torch.from_numpy(np.array(array, order="C"))
+    return width
 
 
 def _check_names(params: Tree, known: Mapping[str, Any], path: str) -> None:
@@ -216,11 +223,24 @@ def _names(layer: Layer, path: str) -> dict[str, str]:
     return {}
 
 
-def _like(layer: Layer, names: dict[str, str], params: Tree) -> dict[str, Array]:
-    """Return parameters of the right shapes, as `init` makes them for the width that `params` are for."""
-    width = next((np.shape(params[name])[0] for name in names if np.ndim(params.get(name, 0))), 1)
-    like: dict[str, Array] = layer.init(random.key(0), (width,))[1]
-    return like
+def _like(
+    layer: Layer, names: dict[str, str], params: Tree, path: str, width: int | None
+) -> tuple[dict[str, Array], int | None]:
+    """Return parameters of the right shapes, as `init` makes them, and the width of the output, None if not known.
+
+    `width` is that of the input. Where the layers before do not tell, `params` do.
+    """
+    kind = constructor_of(layer)
+    if width is None:
+        widths = (np.shape(params[name])[0] for name in names if np.ndim(params.get(name, 0)))
+        width = next((n for n in widths if kind != "Prelu" or n > 1), None)  # one slope is for any width
+    try:
+        out_shape, like = layer.init(random.key(0), (1 if width is None else width,))
+    except ValueError as error:
+        raise ValueError(f"{path}{error}") from None
+    if kind in ("Dense", "Embedding"):
+        width = out_shape[-1]
+    return like, None if kind == "Flatten" else width
 
 
 def _array(layer: Layer, tensor: Any) -> Array:
@@ -277,29 +297,32 @@ def _layer(module: nn.Module, place: str) -> Layer:
             raise AssertionError(kind)
 
 
-def _whole_state(module: nn.Module, prefix: str = "") -> dict[str, Any]:
+def _whole_state(module: nn.Module, dtype: torch.dtype, prefix: str = "") -> dict[str, Any]:
     """Return the module's state by position, with the ones and zeros that stand for what it has switched off."""
     if isinstance(module, nn.Sequential):  # its own state dict goes by names, which need not be numbers
-        return {k: v for i, child in enumerate(module) for k, v in _whole_state(child, f"{prefix}{i}.").items()}
+        return {k: v for i, child in enumerate(module) for k, v in _whole_state(child, dtype, f"{prefix}{i}.").items()}
     state = dict(module.state_dict())
     if isinstance(module, nn.BatchNorm1d | nn.LayerNorm):
         n = module.num_features if isinstance(module, nn.BatchNorm1d) else module.normalized_shape[0]
-        state = {"weight": torch.ones(n), "bias": torch.zeros(n), **state}
+        state = {"weight": torch.ones(n, dtype=dtype), "bias": torch.zeros(n, dtype=dtype), **state}
     return {prefix + name: value for name, value in state.items()}
 
 
-def _module(layer: Layer, state: Mapping[str, torch.Tensor], prefix: str) -> nn.Module:
+def _module(layer: Layer, state: Mapping[str, torch.Tensor], prefix: str, path: str) -> nn.Module:
     """Make the module of a layer, whose shapes are those in `state`."""
     kind, settings = constructor_of(layer), layer.apply.settings  # type: ignore[attr-defined]
     weight = state.get(f"{prefix}weight", torch.empty(0))
     match kind:
         case "serial":
-            return nn.Sequential(*[_module(c, state, f"{prefix}{i}.") for i, c in enumerate(_children(layer).values())])
+            children = enumerate(_children(layer).items())
+            return nn.Sequential(*[_module(c, state, f"{prefix}{i}.", f"{path}{name}/") for i, (name, c) in children])
         case "Dense":
             return nn.Linear(weight.shape[1], weight.shape[0], bias=f"{prefix}bias" in state)
         case "Embedding":
             return nn.Embedding(weight.shape[0], weight.shape[1])
         case "BatchNorm":
+            if state[f"{prefix}num_batches_tracked"] == 0:
+                raise ValueError(f"{path}mean: never computed; call params = fmlp.calibrate(net, params, x) before")
             return nn.BatchNorm1d(len(weight), eps=settings["eps"])
         case "LayerNorm":
             return nn.LayerNorm(len(weight), eps=settings["eps"])
@@ -309,7 +332,7 @@ def _module(layer: Layer, state: Mapping[str, torch.Tensor], prefix: str) -> nn.
             return nn.Flatten()
         case "Prelu":
             return nn.PReLU(len(weight))
-    name, arguments = activation_of(layer, prefix)
+    name, arguments = activation_of(layer, path)
     return _ACTIVATIONS[name](**{"dim" if s == "axis" else s: value for s, value in arguments.items()})
 
 

@@ -1,5 +1,6 @@
 """The estimators: scikit-learn's checks, its own network as the measure, its tools around them, and what they add."""
 
+import copy
 import pickle
 import re
 import warnings
@@ -191,6 +192,11 @@ def test_stopping_rules_are_scikit_learns():
     assert early.best_loss_ is None
     assert early.best_validation_score_ == max(scores)
     assert len(scores) == early.n_iter_ < 300
+    best, bad = -np.inf, 0
+    for epoch, score in enumerate(scores, 1):
+        bad = bad + 1 if score < best + 0.03 else 0
+        best = max(best, score)
+        assert (bad > 3) == (epoch == len(scores))
     assert early.t_ == early.n_iter_ * 540
 
 
@@ -262,6 +268,85 @@ def test_warm_start_goes_on_and_a_new_fit_starts_anew():
     assert len(model.loss_curve_) == 5
     model.set_params(warm_start=True, solver="lbfgs", max_iter=3).fit(x, y)
     assert len(model.loss_curve_) == 8
+
+
+@pytest.mark.parametrize("how", ["partial_fit", "warm_start"])
+def test_each_call_draws_dropout_of_its_own(how):
+    x, y = digits(50)
+    model = MLPClassifier(
+        dropout=0.9, random_state=0, max_iter=1, warm_start=how == "warm_start", solver="sgd", learning_rate_init=1e-12
+    )
+
+    def once_more(model):
+        return (model.fit(x, y) if how == "warm_start" else model.partial_fit(x, y, classes=range(10))).loss_
+
+    found = [once_more(model) for _ in range(3)]
+    assert len({round(loss, 6) for loss in found}) == 3
+    assert once_more(clone(model)) == found[0]
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_warm_start_may_begin_and_end_to_stop_early(first):
+    x, y = digits(100)
+    model = MLPClassifier(max_iter=3, warm_start=True, early_stopping=first, random_state=0).fit(x, y)
+    model.set_params(early_stopping=not first).fit(x, y)
+    assert len(model.loss_curve_) == 6
+    if first:
+        assert model.best_loss_ == min(model.loss_curve_[3:])
+        assert model.validation_scores_ is model.best_validation_score_ is None
+        model.set_params(warm_start=False).partial_fit(x, y)
+    else:
+        assert len(model.validation_scores_) == 3
+        assert model.best_validation_score_ == max(model.validation_scores_)
+        assert model.best_loss_ is None
+        with pytest.raises(ValueError, match="early_stopping: partial_fit"):
+            model.partial_fit(x, y)
+
+
+def test_warm_start_wants_all_the_classes():
+    x, y = digits(100)
+    for model in (m.MLPClassifier(max_iter=1, warm_start=True).fit(x, y) for m in (estimators, theirs)):
+        with pytest.raises(ValueError, match="warm_start"):
+            model.fit(x[y < 9], y[y < 9])
+    MLPClassifier(max_iter=1).fit(x, y).fit(x[y < 9], y[y < 9]).set_params(warm_start=True).fit(x[y < 9], y[y < 9])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"solver": "adam"}, {"momentum": 0}, {"learning_rate_init": 10.0}, {"learning_rate": "invscaling"}],
+    ids=str,
+)
+def test_partial_fit_goes_on_with_its_optimizer_as_scikit_learn_does(settings):
+    x, y = digits()
+    for module in (estimators, theirs):
+        a, b = (module.MLPClassifier(solver="sgd", random_state=0, shuffle=False) for _ in range(2))
+        for model in (a, b):
+            model.partial_fit(x, y, classes=range(10))
+        b.set_params(**settings)
+        b = pickle.loads(pickle.dumps(b))
+        for model in (a, b):
+            model.partial_fit(x, y).partial_fit(x, y)
+        assert a.loss_curve_ == b.loss_curve_
+        np.testing.assert_array_equal(a.coefs_[0], b.coefs_[0])
+
+
+def test_rows_are_held_out_by_class_only_where_there_are_two():
+    x, y = digits(120)
+    for labels in (np.arange(120) % 40, np.where(np.arange(120) == 0, 10, y)):
+        for module in (estimators, theirs):
+            module.MLPClassifier(early_stopping=True, max_iter=2).fit(x, labels)
+    few = np.arange(120) % 12 == 0
+    held = []
+
+    class Watched(MLPClassifier):
+        def _score(self, net, params, x, y, weight):
+            held.append(y.mean())
+            return super()._score(net, params, x, y, weight)
+
+    for seed in range(5):
+        for loss in ("log_loss", "cross_entropy"):
+            Watched(early_stopping=True, max_iter=1, random_state=seed, loss=loss).fit(x, few)
+    assert set(held) == {1 / 12}
 
 
 def test_partial_fit_is_one_epoch_of_one_training():
@@ -399,6 +484,41 @@ def test_pickle_joblib_and_clone(store, tmp_path):
     assert unfitted.loss is losses.huber
 
 
+def copied(model, how, tmp_path):
+    if how == "pickle":
+        return pickle.loads(pickle.dumps(model))
+    if how == "joblib":
+        joblib.dump(model, tmp_path / "model.joblib")
+        return joblib.load(tmp_path / "model.joblib")
+    return copy.deepcopy(model)
+
+
+@pytest.mark.parametrize("how", ["pickle", "joblib", "deepcopy"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"activation": "tanh"}, {"hidden_layer_sizes": (7,)}, {"loss": "poisson"}, {"batch_norm": True}, {"dropout": 0.5}],
+    ids=str,
+)
+def test_settings_changed_after_a_fit_change_no_prediction(settings, how, tmp_path):
+    x, y = counts()
+    model = MLPRegressor(max_iter=5, random_state=0).fit(x, y)
+    expected = model.predict(x)
+    model.set_params(**settings)
+    np.testing.assert_array_equal(model.predict(x), expected)
+    again = copied(model, how, tmp_path)
+    np.testing.assert_array_equal(again.predict(x), expected)
+    assert again.get_params() == model.get_params()
+    np.testing.assert_array_equal(again.fit(x, y).predict(x), model.fit(x, y).predict(x))
+
+
+def test_a_list_of_settings_changed_after_a_fit_changes_no_prediction():
+    x, y = counts()
+    activation = ["relu"]
+    model = MLPRegressor(activation=activation, max_iter=5, random_state=0).fit(x, y)
+    activation[0] = "tanh"
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict(x), model.predict(x))
+
+
 def test_set_output_and_feature_names():
     pandas = pytest.importorskip("pandas")
     x, y = diabetes()
@@ -443,6 +563,46 @@ def test_the_network_is_the_one_asked_for():
     assert [w.shape for w in model.coefs_] == [(64, 20), (20, 16), (16, 10)]
     assert [b.shape for b in model.intercepts_] == [(20,), (16,), (10,)]
     assert MLPClassifier((), max_iter=2).fit(x, y).coefs_[0].shape == (64, 10)
+
+
+def test_weights_can_be_assigned():
+    x, y = digits()
+    for module in (estimators, theirs):
+        model = module.MLPClassifier((20, 16), max_iter=2, random_state=0).fit(x, y)
+        other = module.MLPClassifier((20, 16), max_iter=2, random_state=1).fit(x, y)
+        model.coefs_, model.intercepts_ = other.coefs_, [*other.intercepts_]
+        np.testing.assert_array_equal(model.predict_proba(x), other.predict_proba(x))
+    model = MLPClassifier((20,), max_iter=2, random_state=0).fit(x.astype(np.float32), y)
+    params, ones = model.params_, np.ones((64, 20))
+    model.coefs_ = [ones, *model.coefs_[1:]]
+    ones[...] = 0
+    assert model.coefs_[0].dtype == np.float32
+    np.testing.assert_array_equal(model.params_["dense_0"]["w"], 1)
+    assert (params["dense_0"]["w"] != 1).any()
+    with pytest.raises(TypeError, match="assignment"):
+        model.coefs_[0] = ones
+    for wrong in ([ones], [ones, ones], []):
+        with pytest.raises(ValueError, match=r"^coefs_: expected arrays of the shapes \[\(64, 20\), \(20, 10\)\], got"):
+            model.coefs_ = wrong
+    with pytest.raises(
+        ValueError, match=r"^intercepts_: expected .* \[\(20,\), \(10,\)\], got \[\(64, 20\), \(20, 10\)\]"
+    ):
+        model.intercepts_ = model.coefs_
+    with pytest.raises(TypeError, match=r"^coefs_: expected numbers, got 'a'"):
+        model.coefs_ = "ab"
+    with pytest.raises(NotFittedError):
+        MLPClassifier().coefs_ = []
+
+
+def test_weights_are_in_the_order_of_the_layers_whatever_the_order_of_the_keys():
+    x, y = digits()
+    model = MLPClassifier((9, 8, 7, 6, 5), max_iter=2, random_state=0).fit(x, y)
+    shapes = [(64, 9), (9, 8), (8, 7), (7, 6), (6, 5), (5, 10)]
+    assert [w.shape for w in model.coefs_] == shapes
+    model.params_ = {name: model.params_[name] for name in sorted(model.params_)}
+    assert list(model.params_)[1] == "dense_10"
+    assert [w.shape for w in model.coefs_] == shapes
+    assert [b.shape for b in model.intercepts_] == [shape[1:] for shape in shapes]
 
 
 def test_dropout_and_batch_norm_act_in_training_only():
@@ -531,6 +691,25 @@ def test_custom_losses():
     assert model.predict_proba(x).shape == (len(y), 2)
 
 
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_loss_without_weight_gets_outputs_and_targets_of_one_shape(solver, outputs):
+    shapes = set()
+
+    @fmlp.differentiable
+    def squares(prediction, y):
+        shapes.add((prediction.shape[1:], y.shape[1:]))
+        d = prediction - y
+        return (d * d).mean(), lambda dy: (dy * 2 * d / d.size, None)
+
+    x, y = two_targets() if outputs == 2 else diabetes()
+    settings = {"max_iter": 5, "random_state": 0, "solver": solver}
+    own, named = (MLPRegressor(loss=loss, **settings).fit(x, y) for loss in (squares, "mse"))
+    assert shapes == {((outputs,), (outputs,))}
+    assert own.predict(x).shape == y.shape
+    np.testing.assert_allclose(own.predict(x), named.predict(x), rtol=1e-6, atol=1e-6)
+
+
 def test_poisson_predicts_rates():
     x, y = counts()
     model = MLPRegressor(loss="poisson", max_iter=20, random_state=0).fit(x, y)
@@ -593,6 +772,15 @@ def test_the_same_random_state_gives_the_same_bits():
         ({"max_iter": 0}, "max_iter: expected an integer of at least 1, got 0"),
         ({"batch_size": 2.5}, "batch_size: expected an integer of at least 1, got 2.5"),
         ({"validation_fraction": 0.01, "early_stopping": True}, "validation_fraction|test_size"),
+        (
+            {"validation_fraction": 0, "early_stopping": True},
+            r"validation_fraction: expected a number in \(0, 1\), got 0",
+        ),
+        ({"early_stopping": "yes"}, "early_stopping: expected True or False, got 'yes'"),
+        ({"warm_start": None}, "warm_start: expected True or False, got None"),
+        ({"shuffle": 1}, "shuffle: expected True or False, got 1"),
+        ({"learning_rate_init": 0}, r"learning_rate_init: expected a number in \(0, inf\), got 0"),
+        ({"epsilon": 0}, r"epsilon: expected a number in \(0, inf\), got 0"),
     ],
 )
 def test_wrong_settings(settings, message):
@@ -601,11 +789,50 @@ def test_wrong_settings(settings, message):
         MLPClassifier(**settings).fit(x, y)
 
 
+@pytest.mark.parametrize("settings", [{"momentum": 1.0}, {"validation_fraction": 0}, {"shuffle": np.False_}], ids=str)
+def test_settings_at_the_edge_that_scikit_learn_takes(settings):
+    x, y = digits(40)
+    for module in (estimators, theirs):
+        module.MLPClassifier(max_iter=1, **settings).fit(x, y)
+
+
 def test_training_that_diverges_is_an_error():
     x, y = diabetes()
     for solver in ("sgd", "lbfgs"):
         with np.errstate(all="ignore"), pytest.raises(fmlp.NonFiniteError):
             MLPRegressor(solver=solver, learning_rate_init=1e6, max_iter=50).fit(1e200 * x, 1e200 * y)
+
+
+def test_a_fit_that_fails_leaves_the_model_as_it_was():
+    x, y = cancer()
+    model = MLPClassifier(max_iter=5)
+    for fails in (
+        lambda: model.partial_fit(x, y, classes=[0]),
+        lambda: model.fit(x, y[1:]),
+        lambda: model.set_params(solver="sgd", learning_rate_init=1e300).fit(x, y),
+    ):
+        with np.errstate(all="ignore"), pytest.raises(ValueError, match=r"."):
+            fails()
+        assert vars(model).keys() == model.get_params().keys()
+        with pytest.raises(NotFittedError):
+            model.predict(x)
+    settings = {"solver": "adam", "learning_rate_init": 1e-3, "warm_start": True}
+    model = MLPClassifier(max_iter=5, early_stopping=True, **settings).fit(x, y)
+    before, expected = dict(vars(model)), model.predict_proba(x)
+    curve, scores = [*model.loss_curve_], [*model.validation_scores_]
+    diverges = {"solver": "sgd", "learning_rate_init": 1e300}
+    for fails in (
+        lambda: model.set_params(**diverges).fit(x, y),
+        lambda: model.set_params(**diverges, warm_start=False).fit(*digits()),
+        lambda: model.fit(x, y + 1),
+    ):
+        with np.errstate(all="ignore"), pytest.raises(ValueError, match=r"."):
+            fails()
+        model.set_params(**settings)
+        assert vars(model).keys() == before.keys()
+        assert all(value is before[name] for name, value in vars(model).items() if name not in settings)
+        assert (model.loss_curve_, model.validation_scores_) == (curve, scores)
+        np.testing.assert_array_equal(model.predict_proba(x), expected)
 
 
 def test_a_batch_larger_than_the_data_is_clipped():

@@ -64,6 +64,26 @@ def test_every_activation(file, name, data):
         assert_same(file, net, {}, (3, 4), inputs((3, 4), random.key(0), 5) * np.float32(scale))
 
 
+@pytest.mark.parametrize("name", activations.table)
+def test_nan_stays_nan(file, name):
+    net = Activation(activations.table[name], **({"threshold": 0.0, "value": 1.0} if name == "threshold" else {}))
+    x = np.array([[np.nan, 1.0], [-0.2, np.nan]], np.float32)
+    fmlp.onnx.export(net, {}, (2,), file)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_allclose(session(file).run(["y"], {"x": x})[0], net.apply({}, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["softshrink", "hardshrink"])
+@pytest.mark.parametrize("lambd", [0.0, 0.5, 3])
+def test_shrinking_at_its_edges(file, name, lambd):
+    net = Activation(activations.table[name], lambd=lambd)
+    edges = [np.nextafter(np.float32(sign * lambd), np.float32(to)) for sign in (-1, 1) for to in (-np.inf, 0, np.inf)]
+    x = np.array([[*edges, -lambd, lambd, 0.0, -7.25, 7.25, np.nan]], np.float32)
+    fmlp.onnx.export(net, {}, x.shape[1:], file)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(session(file).run(["y"], {"x": x})[0], net.apply({}, x))
+
+
 CASES = {
     "Dense": (Dense(3), (4,)),
     "Dense, more axes": (Dense(3, bias=False), (2, 5, 4)),
@@ -183,8 +203,10 @@ PARAMS = DENSE.init(random.key(0), (4,))[1]
         (DENSE, PARAMS, 4, ValueError, r"^dense_0/shape: expected the shape of one example"),
         (BatchNorm(), BatchNorm().init(random.key(0), (4,))[1], (4,), ValueError, "^mean: never computed; call params"),
         (serial(Dense(3), Embedding(3, 2)), None, (4,), TypeError, "^embedding_1/x: expected integers"),
+        (DENSE, tree.map(lambda leaf: leaf - 1e39, tree.cast(PARAMS, np.float64)), (4,), ValueError,
+         r"^dense_0/w: expected numbers within float32, got one of size 1e\+39"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_exported_is_named(tmp_path, net, params, shape, error, message):
     if params is None:
         params = net.init(random.key(0), shape)[1]

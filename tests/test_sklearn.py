@@ -142,7 +142,11 @@ def test_what_scikit_learn_has_not_is_named(net, params, settings, error, messag
 
 
 def test_models_that_are_none():
-    with pytest.raises(TypeError, match=r"^model: expected a MLPClassifier or MLPRegressor .*, got Layer"):
+    with pytest.raises(TypeError, match=r"^model: expected an MLPClassifier or MLPRegressor .*, got fmlp.layers.Layer"):
         from_estimator(NET)
+    with pytest.raises(
+        TypeError, match=r"fmlp.estimators has .* net_ and params_\), got fmlp.estimators.MLPClassifier"
+    ):
+        from_estimator(fmlp.estimators.MLPClassifier())
     with pytest.raises(NotFittedError):
         from_estimator(MLPClassifier())

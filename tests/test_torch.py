@@ -170,6 +170,43 @@ def test_an_activation_that_pytorch_has_not(monkeypatch):
         to_module(serial(Activation(activations.mish)), {})
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_what_a_module_has_switched_off_is_of_its_dtype(dtype):
+    module = nn.Sequential(
+        nn.LayerNorm(4, elementwise_affine=False), nn.Linear(4, 3), nn.BatchNorm1d(3, affine=False), nn.LayerNorm(3)
+    ).to(dtype)
+    net, params = from_module(module)
+    expected = np.float32 if dtype == torch.bfloat16 else torch.empty(0, dtype=dtype).numpy().dtype
+    assert {leaf.dtype for leaf in tree.leaves(params)} == {np.dtype(expected)}
+    if dtype in (torch.float32, torch.float64):
+        module(torch.randn(8, 4, dtype=dtype))
+        net, params = from_module(module)
+        x = inputs((4,), random.key(0), 5).astype(expected)
+        for theirs in (module.eval(), to_module(net, params)):
+            assert_same(net, params, x, theirs)
+    _, params = from_module(nn.LayerNorm(4, elementwise_affine=False))
+    assert params["scale"].dtype == np.float32
+
+
+@pytest.mark.parametrize("first", [nn.Flatten(), nn.ReLU(), nn.PReLU(), nn.Embedding(9, 4), nn.Linear(2, 4)], ids=str)
+def test_layers_of_any_width_in_between(first):
+    for width in (1, 4):
+        if hasattr(first, "weight") and width == 1 and not isinstance(first, nn.PReLU):
+            continue
+        module = nn.Sequential(first, nn.PReLU(), nn.Dropout(), nn.PReLU(width), nn.Sequential(nn.LayerNorm(width)))
+        net, params = from_module(module)
+        assert_equal(from_module(to_module(net, params))[1], params)
+
+
+def test_statistics_that_fmlp_never_computed_become_no_module():
+    net = serial(Dense(3), serial(BatchNorm()))
+    params = net.init(random.key(0), (6,))[1]
+    with pytest.raises(ValueError, match=r"^serial_1/batch_norm_0/mean: never computed; call params = fmlp.calibrate"):
+        to_module(net, params)
+    assert_equal(from_state_dict(net, to_state_dict(net, params)), params)
+    to_module(net, fmlp.calibrate(net, params, inputs((6,), random.key(0), 5)))
+
+
 def test_bfloat16_becomes_float32():
     _, params = from_module(nn.Sequential(nn.Linear(2, 3, dtype=torch.bfloat16)))
     assert params["dense_0"]["w"].dtype == np.float32
@@ -206,6 +243,17 @@ def relu(x):
     return 3 * x, lambda: 3
 
 
+def dense(inputs, outputs, place=1):
+    return {f"dense_{place}": {"w": np.ones((inputs, outputs)), "b": np.ones(outputs)}}
+
+
+def norm(width):
+    return {
+        "batch_norm_0": {name: np.ones(width) for name in ("scale", "bias", "mean", "var")} | {"count": np.ones(())}
+    }
+
+
+TWO = serial(Dense(3), Dense(2))
 NET = serial(Dense(3), Elu(), serial(BatchNorm()))
 PARAMS = drawn(NET, (4,), 0).params
 
@@ -221,8 +269,12 @@ PARAMS = drawn(NET, (4,), 0).params
         (NET, {**PARAMS, "dense_0": {"w": np.ones((4, 2))}}, ValueError, r"^dense_0/w: expected shape \(4, 3\)"),
         (NET, {**PARAMS, "dense_0": {"w": np.ones((4, 3)), "c": 0}}, ValueError, r"^dense_0/c: not expected"),
         (Dense, {}, TypeError, "^net: expected a layer, .* call the constructor: Dense"),
+        (TWO, drawn(TWO, (4,), 0).params | dense(4, 2), ValueError, r"^dense_1/w: expected shape \(3, 2\), got"),
+        (NET, PARAMS | {"serial_2": norm(4)}, ValueError, r"^serial_2/batch_norm_0/scale: expected shape \(3,\), got"),
+        (serial(Dense(3), Prelu(4)), {**dense(4, 3, 0), "prelu_1": {"slope": np.ones(4)}}, ValueError,
+         "^prelu_1/num_parameters: expected 1 or the width, 3, got 4"),
     ],
-)
+)  # fmt: skip
 def test_networks_that_do_not_fit_are_named(net, params, error, message):
     if net is Dense:
         with pytest.raises(error, match=message):
@@ -245,6 +297,11 @@ STATE = to_state_dict(NET, PARAMS)
         (NET, {"0.weight": torch.ones(())}, r"^0.weight: expected shape \(3, 3\) for dense_0/w, got \(\)"),
         (NET, {"3.weight": torch.ones(2)}, "^3.weight: in the state dict, not expected"),
         (serial(Dense(3, bias=False), Elu(), NET), {}, "^0.bias|^2.0.weight: "),
+        (
+            NET,
+            dict.fromkeys(["2.0.weight", "2.0.bias", "2.0.running_mean", "2.0.running_var"], torch.ones(4)),
+            r"^2.0.weight: expected shape \(3,\) for serial_2/batch_norm_0/scale, got \(4,\)",
+        ),
     ],
 )
 def test_state_dicts_that_do_not_fit_are_named(net, change, message):
@@ -253,3 +310,11 @@ def test_state_dicts_that_do_not_fit_are_named(net, change, message):
     with pytest.raises(ValueError, match=message):
         from_state_dict(net, state)
     assert state == kept
+
+
+def test_a_module_is_no_state_dict():
+    module = to_module(NET, PARAMS)
+    with pytest.raises(
+        TypeError, match=r"^state: expected a state dict, as module.state_dict\(\) gives it, got Sequential"
+    ):
+        from_state_dict(NET, module)

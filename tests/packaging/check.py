@@ -1,8 +1,8 @@
 """Build fmlp, install the wheel where nothing else is, and use it: ``python tests/packaging/check.py``.
 
-On every Python from 3.11 on that is found (on the PATH, in pyenv's folder, or given by --python), with the lowest
-versions of NumPy, SciPy and tqdm that pyproject.toml allows and a wheel exists of, and with the newest. Needs the
-package index and ``pip install build packaging twine``.
+The sdist must hold the whole project. The wheel is tried on every Python from 3.11 on that is found (on the PATH, in
+pyenv's folder, or given by --python), with the lowest versions of NumPy, SciPy and tqdm that pyproject.toml allows and
+a wheel exists of, and with the newest. Needs git, the package index and ``pip install build packaging twine``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import tomllib
 from pathlib import Path
@@ -90,6 +91,14 @@ def lowest(python: Path, requirement: Requirement) -> str:
     sys.exit(f"{requirement}: no wheel for {python}")
 
 
+def check_complete(sdist: Path) -> None:
+    """End with an error unless the sdist holds all that git does, but for dot-files, which are for developing."""
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    if missing := [name for name in run("git", "ls-files").splitlines() if name[0] != "." and name not in packed]:
+        sys.exit(f"{sdist.name} lacks {', '.join(missing)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", nargs="+", metavar="PATH", help="the interpreters; those found by default")
@@ -100,6 +109,7 @@ def main() -> None:
         files = sorted(Path(folder, "dist").iterdir())
         print(f"built {', '.join(file.name for file in files)}", flush=True)
         print(run(sys.executable, "-m", "twine", "check", "--strict", *files).strip(), flush=True)
+        check_complete(next(file for file in files if file.name.endswith(".tar.gz")))
         (wheel,) = (file for file in files if file.suffix == ".whl")
         for n, python in enumerate(options.python or pythons()):
             for which in ("lowest", "newest"):
