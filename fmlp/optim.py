@@ -106,7 +106,7 @@ def sgd(
 
     Sutskever, Martens, Dahl and Hinton 2013, "On the importance of initialization and momentum in deep learning".
     """
-    momentum, dampening = number("momentum", momentum, "[0, 1)"), number("dampening", dampening, "[0, 1)")
+    momentum, dampening = number("momentum", momentum, "[0, 1]"), number("dampening", dampening, "[0, 1)")
     if nesterov and (momentum == 0 or dampening != 0):
         raise ValueError("nesterov: needs a momentum above 0 and a dampening of 0")
     if momentum == 0:
@@ -172,7 +172,7 @@ def rmsprop(
     arXiv 1308.0850.
     """
     alpha, eps = number("alpha", alpha, "[0, 1]"), _eps(eps)
-    momentum = number("momentum", momentum, "[0, 1)")
+    momentum = number("momentum", momentum, "[0, 1]")
 
     def step(g: Array, lr: float, t: int, **slots: Array) -> Step:
         new = {"square_avg": alpha * slots["square_avg"] + (1 - alpha) * g * g}

@@ -563,7 +563,7 @@ NO_TREE = {"w": True}
         (lambda: optim.nadam(eps=-1), ValueError, r"^eps: expected a number in \[0, inf\), got -1"),
         (lambda: optim.nadam(momentum_decay=-1), ValueError, "^momentum_decay: .* got -1"),
         (lambda: optim.lion(b1=2), ValueError, "^b1: .* got 2"),
-        (lambda: optim.sgd(0.1, 1.0), ValueError, "^momentum: .* got 1.0"),
+        (lambda: optim.sgd(0.1, 1.5), ValueError, "^momentum: .* got 1.5"),
         (lambda: optim.sgd(0.1, 0.9, dampening=-1), ValueError, "^dampening: .* got -1"),
         (lambda: optim.sgd(0.1, nesterov=True), ValueError, "^nesterov: needs a momentum above 0 and a dampening of 0"),
         (lambda: optim.sgd(0.1, 0.9, dampening=0.1, nesterov=True), ValueError, "^nesterov: needs"),

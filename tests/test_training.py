@@ -948,6 +948,8 @@ def test_a_loss_without_weights_and_in_float64_trains_float32():
 
     x, y = numbers()
     y = y[:, None].astype(np.float64)
+    _, grads = fmlp.value_and_grad(fmlp.objective(MLP.apply, squares))(params_of(MLP), x, y)
+    assert {leaf.dtype for leaf in tree.leaves(grads)} == {np.dtype(np.float32)}
     result = fit(data=(x, y), loss=squares)
     assert {leaf.dtype for leaf in tree.leaves(result.params)} == {np.dtype(np.float32)}
     assert fmlp.evaluate(MLP, result.params, (x, y), loss=squares)["loss"] > 0
