@@ -144,7 +144,7 @@ FILES = [
     ("shown", "repr(text)[1:-1]", "text"),
     ("replacing", "os.fsync(file.fileno())", "pass"),
     ("replacing", 'draft.open("xb")', 'open(draft, "xb", opener=lambda *to: os.open(*to, 0o600))'),
-    ("replacing", "draft.unlink(missing_ok=True)", "pass"),
+    ("replacing", "draft.unlink()", "pass"),
     ("replacing", "_sync_folder(whole.parent)", "pass"),
     ("replacing", "whole.with_name(", "Path("),
     ("unpacked_limit", "64 << 20", "64 << 30"),
