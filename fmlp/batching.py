@@ -78,14 +78,18 @@ def source(
 
 
 def _of_batches(data: Any, batch_size: int | None, shuffle: bool, comm: Any) -> Source:
+    if batch_size is not None:
+        raise ValueError(
+            f"batch_size: batches bring their own size, got {batch_size}; what is no pair (x, y) of arrays, here "
+            f"{kind(data)}, is taken for batches"
+        )
+
     def batches(key: Key | None = None) -> Iterator[tuple[Any, ...]]:
         given = _checked(data if key is None or not hasattr(data, "shuffled") else data.shuffled(key))
         return given if comm is None else distributed.padded(comm, given)
 
     steps = getattr(data, "__len__", lambda: None)() if comm is None else None
-    return Source(
-        lambda key: batches(key if shuffle else None), steps, lambda: (x for x, *_ in batches()), None, batch_size
-    )
+    return Source(lambda key: batches(key if shuffle else None), steps, lambda: (x for x, *_ in batches()), None, None)
 
 
 def _checked(data: Iterable[Any]) -> Iterator[tuple[Any, Array, Any]]:

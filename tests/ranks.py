@@ -152,7 +152,7 @@ def fit(rows=None, **settings):
         "loss": losses.cross_entropy,
         "optimizer": optim.adam(0.01),
         "epochs": 6,
-        "batch_size": 16,
+        "batch_size": 16 if isinstance(settings.get("data", ()), tuple) else None,  # batches bring their own
         "key": random.key(1),
         "validation": 0.2,
         "metrics": {"accuracy": metrics.accuracy},
@@ -288,7 +288,7 @@ def different(out, _):
 
 
 def kinds(out, _):
-    fit(data=(X, Y) if COMM.rank else [(X, Y)], validation=None)
+    fit(data=(X, Y) if COMM.rank else [(X, Y)], validation=None, batch_size=None)
 
 
 def diverges(out, _):

@@ -157,7 +157,7 @@ def test_what_killed_writers_left_is_cleared_away_and_nothing_else(tmp_path):
 
 def test_batches_and_weights_go_on(tmp_path):
     batches = [(X[i : i + 10], Y[i : i + 10], np.arange(1.0, 11)) for i in range(0, 50, 10)]
-    settings = {"data": batches, "validation": (X, Y)}
+    settings = {"data": batches, "batch_size": None, "validation": (X, Y)}
     whole = fit(**settings)
     fit(tmp_path / "run.npz", **settings, epochs=3)
     assert_same(fit(tmp_path / "run.npz", **settings), whole)

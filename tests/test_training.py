@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import fmlp
-from fmlp import EarlyStopping, NonFiniteError, losses, metrics, optim, random, schedules, tree
+from fmlp import EarlyStopping, NonFiniteError, batching, losses, metrics, optim, random, schedules, tree
 from fmlp.layers import BatchNorm, Dense, Dropout, Elu, Layer, fan_in_sum, parallel, serial
 
 DRAWN = settings(deadline=None, max_examples=60)
@@ -40,7 +40,8 @@ NUMBERS = numbers()
 
 def fit(net=MLP, data=NUMBERS, params=None, **settings):
     params = params_of(net) if params is None else params
-    given = {"loss": losses.mse, "optimizer": optim.adam(0.01), "epochs": 3, "key": KEY, "batch_size": 8}
+    given = {"loss": losses.mse, "optimizer": optim.adam(0.01), "epochs": 3, "key": KEY}
+    given |= {"batch_size": 8} if batching.is_pair(data) else {}
     return fmlp.fit(net, params, data, **({"progress": False} | given | settings))
 
 
@@ -744,6 +745,7 @@ HOLED = np.where(X > 1, nan, X)
         ({"weight": np.zeros(40)}, ValueError, "^weight: .* not all 0, got 0.0 to 0.0"),
         ({"weight": np.full(40, nan)}, ValueError, "^weight: expected finite .* got nan"),
         ({"weight": np.ones(40), "data": [(X, Y)]}, ValueError, "^weight, class_weight: batches bring their own"),
+        ({"batch_size": 8, "data": [(X, Y)]}, ValueError, "^batch_size: batches bring their own size, got 8"),
         ({"class_weight": "balance"}, TypeError, "^class_weight: expected a dict .* or 'balanced', got 'balance'"),
         ({"class_weight": [1.0]}, TypeError, r"^class_weight: expected a dict .* got \[1.0\]"),
         (

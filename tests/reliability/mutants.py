@@ -735,7 +735,7 @@ DATA = [
     ("_dataset", "y_train.dtype != y_test.dtype", "False"),
     ("_examples", "y = y[:, 0]", "pass"),
     ("_examples", "len(x) != len(y)", "False"),
-    ("_check_finite", "np.isfinite(values.max())", "True"),
+    ("_cast", "np.isfinite(cast.max(initial=0))", "True"),
     ("_label_column", "-1 if label is None", "0 if label is None"),
 ]
 
