@@ -321,14 +321,16 @@ def test_a_pipe_or_a_device_by_a_files_name(tmp_path, name, read):
         read(tmp_path / name)
     (tmp_path / name).unlink()
     os.mkfifo(tmp_path / name)
+    waited = []
     # Whoever waits for a writer gets one after a while, so that this test fails and does not hang.
-    writer = threading.Timer(5, lambda: os.close(os.open(tmp_path / name, os.O_RDWR)))
+    writer = threading.Timer(20, lambda: waited.append(os.close(os.open(tmp_path / name, os.O_RDWR))))
     writer.start()
     try:
         with pytest.raises(fmlp.FileFormatError, match=message):
             read(tmp_path / name)
     finally:
         writer.cancel()
+    assert not waited
 
 
 def test_a_number_that_no_cast_bears(tmp_path):

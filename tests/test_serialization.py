@@ -120,8 +120,9 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, m
         return whole(*args, **kwargs)
 
     monkeypatch.setattr(module, function, failing)
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error)) as caught:
         fmlp.save(path, {"w": np.ones(3)})
+    assert caught.value is error
     assert calls
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["model.npz"]
