@@ -80,14 +80,16 @@ def source(
 
 
 def _of_batches(data: Any, batch_size: int | None, shuffle: bool, comm: Any) -> Source:
+    own = getattr(data, "batch_size", None)
+    if batch_size is not None and own not in (None, batch_size):
+        raise ValueError(f"batch_size: expected {own}, the size of the batches that the data are, got {batch_size}")
+
     def batches(key: Key | None = None) -> Iterator[tuple[Any, ...]]:
         given = _checked(data if key is None or not hasattr(data, "shuffled") else data.shuffled(key))
         return given if comm is None else distributed.padded(comm, given)
 
     steps = getattr(data, "__len__", lambda: None)() if comm is None else None
-    return Source(
-        lambda key: batches(key if shuffle else None), steps, lambda: (x for x, *_ in batches()), None, batch_size
-    )
+    return Source(lambda key: batches(key if shuffle else None), steps, lambda: (x for x, *_ in batches()), None, None)
 
 
 def _checked(data: Iterable[Any]) -> Iterator[tuple[Any, Array, Any]]:

@@ -14,6 +14,7 @@ import os
 import struct
 from array import array
 from collections.abc import Iterator
+from io import TextIOWrapper
 from itertools import chain
 from math import isfinite, prod
 from pathlib import Path
@@ -26,7 +27,7 @@ from fmlp import random
 from fmlp.batching import slices
 from fmlp.checks import StrPath, array_of_numbers, finite, given, integer, number
 from fmlp.checks import path as checked_path
-from fmlp.files import Array, FileFormatError, read_npy, read_npz, reading, replacing, shown, unpacked_limit
+from fmlp.files import Array, FileFormatError, opened, read_npy, read_npz, reading, replacing, shown, unpacked_limit
 
 __all__ = [
     "Batches",
@@ -47,6 +48,7 @@ _NPY = ("train_data.npy", "train_label.npy", "test_data.npy", "test_label.npy")
 _IDX = ("images-idx3-ubyte", "labels-idx1-ubyte")
 _PARTS = (("train",), ("t10k", "test"))
 _RADIUS, _NOISE = 4.5, 0.44  # of gaussian_classes; with ten classes the Bayes accuracy is near 60 %
+_LINE = 16 << 20  # characters of a CSV file's line at most; a file of zeros is one line
 _RECIPE = 1  # goes up when gaussian_classes draws other numbers, so that no cache outlives its recipe
 
 
@@ -113,16 +115,17 @@ class Batches:
     """Batches ``(x, y)`` of Parquet or CSV files, read as they are asked for: data for `fit` larger than memory.
 
     `path` is a file, a folder of files or a list of files, all Parquet or all CSV, with the same columns, of numbers.
-    `label` is the column to predict: y is (rows,), int64 if it holds integers, else float32. x is (rows, features)
-    float32, the other columns in their order. Each batch has `batch_size` rows; the last has what is left, and if that
-    is one row, it joins the one before.
+    `label` is the column to predict: y is (rows,), int64 if it holds integers (in CSV, if the first file begins with
+    integers), else float32. x is (rows, features) float32, the other columns in their order. Each batch has
+    `batch_size` rows; the last has what is left, and if that is one row, it joins the one before.
 
     `fit` asks for each epoch's order by ``shuffled(key)``: CSV files, or row groups of Parquet, come in random order,
     and rows in random order within each `window` of them. On several ranks each reads its part: ``part=(comm.rank,
     comm.size)`` is every size-th row group or CSV file, and `batch_size` is the rank's own.
 
-    Needs pyarrow. Raises ModuleNotFoundError without it, FileFormatError for files that are not what they should be or
-    have missing values.
+    Needs pyarrow. Raises ModuleNotFoundError without it, FileFormatError for files that are not what they should be,
+    or have missing values or numbers too large for these dtypes; TypeError or ValueError for other arguments that do
+    not fit.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -147,24 +150,33 @@ class Batches:
         except ModuleNotFoundError:
             raise ModuleNotFoundError("data.Batches needs pyarrow: pip install 'fmlp[parquet]'") from None
         batch_size, window = integer("batch_size", batch_size), integer("window", window)
-        if not isinstance(part, tuple) or len(part) != 2 or not 0 <= part[0] < part[1]:
-            raise ValueError(f"part: expected (rank, size), got {given(part)}")
-        names = [Path(p) for p in path] if isinstance(path, list) else [Path(path)]
+        if not isinstance(part, tuple) or len(part) != 2:
+            raise TypeError(f"part: expected (rank, size), got {given(part)}")
+        rank, size = integer("part: rank", part[0], 0), integer("part: size", part[1])
+        if rank >= size:
+            raise ValueError(f"part: expected (rank, size) with rank below size, got {part}")
+        names = [Path(checked_path("path", p)) for p in (path if isinstance(path, list) else [path])]
         if len(names) == 1 and names[0].is_dir():
             names = sorted(p for p in names[0].iterdir() if p.suffix.lower() in (".parquet", ".csv"))
         kinds = {p.suffix.lower() for p in names}
         if len(kinds) != 1 or not kinds <= {".parquet", ".csv"}:
             raise FileFormatError(f"{path}: expected .parquet or .csv files, all of one kind, got {sorted(kinds)}")
         for name in names:
-            name.stat()  # raises FileNotFoundError
+            with opened(name):  # raises FileNotFoundError
+                pass
         self.name, self.label, self.batch_size, self.window = str(path), label, batch_size, window
-        with reading(self.name, kinds.copy().pop()):
-            found = pyarrow.dataset.dataset([str(name) for name in names], format=kinds.pop()[1:])
+        kind = kinds.pop()
+        with reading(self.name, kind):
+            found = pyarrow.dataset.dataset([str(name) for name in names], format=kind[1:])
             pieces = [piece for fragment in found.get_fragments() for piece in _row_groups(fragment)]
         self.columns = [name for name in found.schema.names if name != label]
         if label not in found.schema.names or not self.columns:
             raise FileFormatError(f"{path}: expected a column {label!r} and others, got {_some(found.schema.names)}")
-        self.schema, self.pieces = found.schema, pieces[part[0] :: part[1]]
+        self.schema, self.pieces = found.schema, pieces[rank::size]
+        for i, field in enumerate(found.schema):
+            if kind == ".csv" and field.name != label and pyarrow.types.is_integer(field.type):
+                # The type is a guess from the first rows, and fractions may follow.
+                self.schema = self.schema.set(i, field.with_type(pyarrow.float64()))
         self.key: random.Key | None = None
 
     def shuffled(self, key: random.Key) -> Batches:
@@ -188,7 +200,8 @@ class Batches:
                 x = np.concatenate([x, np.stack([c.astype(np.float32) for c in more[:-1]], 1)])
                 y = np.concatenate([y, more[-1]]) if len(y) else more[-1]
                 if len(x) > max(self.window, self.batch_size + 1):
-                    keep = len(x) % self.batch_size or self.batch_size
+                    keep = len(x) % self.batch_size
+                    keep += self.batch_size if keep < 2 else 0  # this may be the end, and one row no batch
                     rows = order(len(x))
                     yield from self._cut(x[rows[:-keep]], y[rows[:-keep]])
                     x, y = x[rows[-keep:]], y[rows[-keep:]]
@@ -207,7 +220,7 @@ class Batches:
                 f"{self.name}: expected finite numbers and none missing in {name!r}, got {column.type}"
             )
         kind = np.int64 if name == self.label and values.dtype.kind in "biu" else np.float32
-        return values.astype(kind)
+        return _cast(values, kind, f"{self.name}: a part of {name!r}")
 
 
 def _row_groups(fragment: Any) -> list[Any]:
@@ -232,7 +245,7 @@ def read_idx(path: StrPath) -> npt.NDArray[np.uint8]:
     array([7, 2, 1], dtype=uint8)
     """
     path = Path(checked_path("path", path))
-    with reading(path, "IDX"), path.open("rb") as file, gzip.open(file) if path.suffix == ".gz" else file as stream:
+    with reading(path, "IDX"), opened(path) as file, gzip.open(file) if path.suffix == ".gz" else file as stream:
         magic = stream.read(4)
         if len(magic) < 4 or not magic.startswith(b"\0\0\x08") or magic[3] == 0:
             raise FileFormatError(
@@ -269,8 +282,8 @@ def read_csv(path: StrPath, label: str | int | None = None) -> tuple[Array, Arra
     written as a whole number, otherwise float64.
 
     Raises FileFormatError when the file has no rows or fewer than two columns, when a row has more or fewer
-    cells than the first, when a cell is no finite number (line and column are named), or when there is no
-    such label.
+    cells than the first, when a cell is no finite number (line and column are named), when a line has more than
+    16 Mi characters, or when there is no such label.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -284,8 +297,8 @@ def read_csv(path: StrPath, label: str | int | None = None) -> tuple[Array, Arra
     if label is not None and not isinstance(label, str):
         label = integer("label", label, None)
     values, whole = array("d"), True
-    with reading(path, "CSV"), path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream)
+    with reading(path, "CSV"), opened(path) as file, TextIOWrapper(file, "utf-8-sig", newline="") as stream:
+        reader = csv.reader(_lines(stream, path))
         rows = (row for row in reader if row)
         first = next(rows, [])
         header = [] if any(map(_is_number, first)) else first
@@ -298,7 +311,7 @@ def read_csv(path: StrPath, label: str | int | None = None) -> tuple[Array, Arra
                 place = f"line {reader.line_num}, column {bad + 1}" + (f" ({shown(header[bad])})" if header else "")
                 raise FileFormatError(
                     f"{path}: {place}: expected a finite number, got '{shown(row[bad])}'; text and missing values must "
-                    "be made numbers first, as with pandas.get_dummies and fillna"
+                    "be made numbers first, as with pandas.get_dummies(table, dtype=float) and fillna"
                 )
             values.extend(map(float, row))
             whole = whole and row[column].strip().lstrip("+-").isdigit()
@@ -532,19 +545,27 @@ def _examples(x: Array, y: Array, x_name: str, y_name: str) -> tuple[Array, Arra
         raise FileFormatError(f"{y_name}: expected {len(x)} labels, one for each row of {x_name}, got {len(y)}")
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit becomes infinite, and is refused
-        y = y.astype(np.float32 if y.dtype.kind == "f" else np.int64, copy=False)
-        _check_finite(y, y_name)
-        if not isinstance(x, np.memmap):
-            x = x.astype(np.float32, copy=False)
-            _check_finite(x, x_name)
-    return x, y
+    y = _cast(y, np.float32 if y.dtype.kind == "f" else np.int64, y_name)
+    return x if isinstance(x, np.memmap) else _cast(x, np.float32, x_name), y
 
 
-def _check_finite(values: Array, name: str) -> None:
-    if not (np.isfinite(values.min()) and np.isfinite(values.max())):  # NaN passes through both; no copy
-        place = tuple(map(int, np.argwhere(~np.isfinite(values))[0]))
-        raise FileFormatError(f"{name}: expected finite float32 values, got {values[place]} at index {place}")
+def _cast(values: Array, kind: type[np.float32 | np.int64], name: str) -> Array:
+    """Return the values as float32 or int64, which must hold each of them."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit becomes infinite, or another integer
+        cast = values.astype(kind, copy=False)
+        if kind is np.int64 and (cast != values).any():
+            raise FileFormatError(f"{name}: expected integers below 2**63, got {values.max()}")
+        if not (np.isfinite(cast.min(initial=0)) and np.isfinite(cast.max(initial=0))):  # NaN passes both; no copy
+            place = tuple(map(int, np.argwhere(~np.isfinite(cast))[0]))
+            raise FileFormatError(f"{name}: expected finite float32 values, got {values[place]} at index {place}")
+    return cast
+
+
+def _lines(stream: TextIOWrapper, path: Path) -> Iterator[str]:
+    for i, line in enumerate(iter(lambda: stream.readline(_LINE + 1), ""), 1):
+        if len(line) > _LINE:
+            raise FileFormatError(f"{path}: line {i}: expected at most {_LINE} characters, got more")
+        yield line
 
 
 def _is_number(cell: str) -> bool:

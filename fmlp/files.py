@@ -2,16 +2,18 @@
 
 Nothing is unpickled or evaluated. What a file promises is compared with what it holds before anything is allocated,
 and it must account for all of its bytes. A compressed file may unpack to at most 64 MiB, or to 100 times its size if
-that is more: real data seldom do, a file made to fill the memory does. Uncompressed files have no limit.
+that is more: real data seldom do, a file made to fill the memory does. Uncompressed files have no limit. A pipe, which
+may keep its reader waiting, and a device, which may never end, are refused.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
@@ -53,7 +55,7 @@ def read_npy(path: StrPath) -> np.memmap[Any, np.dtype[Any]]:
     (3, 2)
     """
     checked_path("path", path)
-    with reading(path, "npy"), open(path, "rb") as stream:
+    with reading(path, "npy"), opened(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         dtype, shape, order = _npy_header(stream, size, os.fspath(path))
         return np.memmap(stream, dtype, "r", stream.tell(), shape, order)
@@ -72,13 +74,26 @@ def read_npz(path: StrPath, *, only: str | None = None) -> dict[str, Array]:
 
     checked_path("path", path)
     arrays = {}
-    with reading(path, "npz"), open(path, "rb") as file, ZipFile(file) as archive:
+    with reading(path, "npz"), opened(path) as file, ZipFile(file) as archive:
         names = _member_names(archive, file, os.fspath(path))
         for name, member in zip(names, archive.infolist(), strict=True):
             if only in (None, name):
                 with archive.open(member) as stream:
                     arrays[name] = _npy_array(stream, member.file_size, f"{os.fspath(path)}: {shown(member.filename)}")
     return arrays
+
+
+@contextmanager
+def opened(path: StrPath) -> Iterator[IO[bytes]]:
+    """Open a regular file to be read; raises FileFormatError for a pipe or a device."""
+
+    def without_waiting(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    with open(path, "rb", opener=without_waiting) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise FileFormatError(f"{os.fspath(path)}: expected a regular file, got a pipe or a device")
+        yield stream
 
 
 @contextmanager
@@ -102,8 +117,15 @@ def shown(text: str, most: int = 60) -> str:
 
 @contextmanager
 def replacing(path: StrPath) -> Iterator[IO[bytes]]:
-    """Open a file that takes the place of the one at `path` when the block ends, and never does if that raises."""
-    whole = Path(path)
+    """Open a file that takes the place of the one at `path` when the block ends, and never does if that raises.
+
+    A link stays, and what it leads to is replaced. Raises ValueError for what is there and no file, such as a folder;
+    the system's errors name `path`.
+    """
+    whole = Path(os.path.realpath(path))
+    if whole.exists() and not whole.is_file():
+        what = "a folder" if whole.is_dir() else "a pipe or a device"
+        raise ValueError(f"path: expected the name of a file, got {os.fspath(path)!r}, which is {what}")
     draft = whole.with_name(f".{whole.name}.{os.urandom(8).hex()}.tmp")
     try:
         with draft.open("xb") as file:
@@ -111,8 +133,13 @@ def replacing(path: StrPath) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, whole)
+    except OSError as error:
+        if error.filename != os.fspath(draft):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
     _sync_folder(whole.parent)
 
 

@@ -19,7 +19,7 @@ except ModuleNotFoundError:
 import safetensors.numpy
 
 from fmlp.checks import StrPath
-from fmlp.files import reading, replacing, shown
+from fmlp.files import opened, reading, replacing, shown
 from fmlp.serialization import named, unnamed
 from fmlp.tree import Array, Tree
 
@@ -79,7 +79,7 @@ def load_metadata(path: StrPath) -> dict[str, str]:
 def _opened(path: StrPath) -> Iterator[Any]:
     import json
 
-    with reading(path, "safetensors"), open(path, "rb") as stream, safetensors.safe_open(path, "np") as file:
+    with reading(path, "safetensors"), opened(path) as stream, safetensors.safe_open(path, "np") as file:
         json.loads(stream.read(int.from_bytes(stream.read(8), "little")), object_pairs_hook=_each_once)
         yield file
 

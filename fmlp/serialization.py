@@ -26,11 +26,13 @@ _METADATA = "__metadata__"
 def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any] | None = None) -> None:
     """Write a tree of arrays to an npz file, atomically: the old file stays until the new one is complete.
 
-    `metadata`, a dict that JSON can hold, travels in the file; `load_metadata` reads it. The leaves are numbers,
-    strings, booleans or arrays of them. The file is written under the very name given.
+    `metadata`, a dict that JSON can hold, travels in the file; `load_metadata` reads it, and finds a list where there
+    was a tuple. The leaves are numbers, strings, booleans or arrays of them. The file is written under the very name
+    given, or where that leads to if it is a link.
 
     Raises ValueError or TypeError for a tree without leaves, with keys that hold ``/`` or are ``.`` or ``..``, or with
-    leaves of objects, and for metadata that JSON cannot hold.
+    leaves of objects, for a `FitResult` instead of its parameters, for metadata that JSON cannot hold or whose keys it
+    would make strings, and for a path that is a folder. FileNotFoundError when its folder is not there.
 
     >>> import tempfile
     >>> file = tempfile.mkdtemp() + "/model.npz"
@@ -48,6 +50,7 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
         text = json.dumps(metadata or {})
     except (TypeError, ValueError) as error:
         raise TypeError(f"metadata: expected a dict that JSON can hold: {error}") from None
+    _check_keys(metadata, "metadata")
     arrays = named(params)
     arrays[_METADATA] = np.array(text)
     with replacing(path) as file:
@@ -56,6 +59,8 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
 
 def named(params: Tree) -> dict[str, Array]:
     """Return the leaves as arrays by their paths; raises what `save` raises."""
+    if {"params", "history"} <= {*getattr(params, "_fields", ())}:
+        raise TypeError(f"params: expected a tree of arrays, got a {type(params).__name__}; pass result.params")
     arrays = {}
     for name, leaf in zip(tree.paths(params), tree.leaves(params), strict=True):
         arrays[name] = np.asarray(leaf)
@@ -78,8 +83,8 @@ def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
 
     Raises FileFormatError, a ValueError, when the file is no readable npz of numbers and strings, is damaged, has a
     name twice or one like ``../w``, or unpacks to more than 64 MiB and 100 times its size (`save` does not compress);
-    or, naming every missing, extra or mis-shaped leaf, when it does not fit `like`, as when a float64 is too large for
-    its float32. FileNotFoundError when there is none.
+    or, naming every missing, extra or mis-shaped leaf, when it does not fit `like`, as when a number is too large for
+    its dtype or a string too long. FileNotFoundError when there is none.
     """
     arrays = read_npz(checked_path("path", path))
     arrays.pop(_METADATA, None)
@@ -99,8 +104,10 @@ def unnamed(arrays: dict[str, Array], like: Tree, path: str | os.PathLike[str]) 
         want, got = np.asarray(expected[name]), arrays[name]
         if want.shape != got.shape:
             wrong.append(f"{name}: expected shape {want.shape}, got {got.shape}")
-        elif want.dtype != got.dtype and not np.can_cast(got.dtype, want.dtype, "same_kind"):
+        elif not np.can_cast(got.dtype, want.dtype, "same_kind" if got.dtype.kind in "biufc" else "safe"):
             wrong.append(f"{name}: expected dtype {want.dtype}, got {got.dtype}")
+        elif want.dtype.kind in "iu" and (got.astype(want.dtype) != got).any():
+            wrong.append(f"{name}: expected values that fit into {want.dtype}, got {got.min()} to {got.max()}")
     if wrong:
         raise FileFormatError(f"{os.fspath(path)} does not fit:\n  " + "\n  ".join(sorted(wrong)))
     with reading(path, "parameters of these dtypes"), np.errstate(over="raise", invalid="ignore"):  # NaN stays NaN
@@ -118,6 +125,16 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         if not isinstance(metadata, dict):
             raise TypeError(f"expected a JSON object, got {type(metadata).__name__}")
     return metadata
+
+
+def _check_keys(value: Any, path: str) -> None:
+    """Refuse keys that JSON would make strings: who looks for them in what was loaded would not find them."""
+    for key, child in value.items() if isinstance(value, dict) else ():
+        if not isinstance(key, str):
+            raise TypeError(f"{path}: expected strings as keys, for JSON has no others, got {key!r}; store str(key)")
+        _check_keys(child, f"{path}/{key}")
+    for i, child in enumerate(value if isinstance(value, list | tuple) else ()):
+        _check_keys(child, f"{path}/{i}")
 
 
 def _nested(arrays: dict[str, Any]) -> dict[str, Any]:

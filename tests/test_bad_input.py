@@ -6,6 +6,7 @@ nothing that was passed in is changed.
 """
 
 import functools
+import os
 import pickle
 import shutil
 import tempfile
@@ -100,6 +101,12 @@ def no_pair(x):
 @activations.elementwise
 def no_lambda(x):
     return x * x, 2 * x
+
+
+class Batches(list):
+    """Batches of 12 rows that say so."""
+
+    batch_size = 12
 
 
 class Mlp:
@@ -622,6 +629,8 @@ TABLE = {
         ("text as epochs", lambda: fit(epochs="3"), TypeError, "epochs: expected an integer of at least 1, got '3'"),
         ("an empty batch", lambda: fit(batch_size=0), ValueError,
          "batch_size: expected an integer of at least 1, got 0"),
+        ("another size than the batches have", lambda: fit(data=Batches([(X, LABELS)]), batch_size=4), ValueError,
+         "batch_size: expected 12, the size of the batches that the data are, got 4"),
         ("a bool as batch", lambda: fit(batch_size=True), TypeError, "batch_size: expected an integer … got True"),
         ("a batch larger than the data", lambda: fit(batch_size=13), ValueError,
          "batch_size: expected at most 12, the number of rows to train on, got 13"),
@@ -771,12 +780,20 @@ TABLE = {
         ("nothing to save", lambda: fmlp.save(FILES / "m.npz", {}), ValueError, "params: expected a dict, … got {}"),
         ("a network to save", lambda: fmlp.save(FILES / "m.npz", NET), TypeError,
          "0: expected an array of numbers, got function"),
+        ("a result to save", lambda: fmlp.save(FILES / "m.npz", fmlp.FitResult(W, None, {"loss": [1.0]}, 1.0, "done")),
+         TypeError, "params: expected a tree of arrays, got a FitResult; pass result.params"),
         ("a slash in a key", lambda: fmlp.save(FILES / "m.npz", {"a/b": X}), ValueError,
          "tree: expected keys without '/', got 'a/b'"),
         ("metadata that is a list", lambda: fmlp.save(FILES / "m.npz", W, metadata=["a"]), TypeError,
          "metadata: expected a dict, got ['a']"),
         ("arrays as metadata", lambda: fmlp.save(FILES / "m.npz", W, metadata=METADATA), TypeError,
          "metadata: expected a dict that JSON can hold: … ndarray"),
+        ("integers as keys of metadata", lambda: fmlp.save(FILES / "m.npz", W, metadata={"codes": [{3: "a"}]}),
+         TypeError, "metadata/codes/0: expected strings as keys, for JSON has no others, got 3; store str(key)"),
+        ("an empty path", lambda: fmlp.save("", W), ValueError,
+         "path: expected the name of a file, got '', which is a folder"),
+        ("a folder's name", lambda: fmlp.save(FILES / "..", W), ValueError,
+         "path: expected the name of a file, got … which is a folder"),
         ("a folder that is not there", lambda: fmlp.save(FILES / "none" / "m.npz", W), FileNotFoundError, "none"),
         ("no file", lambda: fmlp.load(FILES / "none.npz"), FileNotFoundError, "none.npz"),
         ("a number as path", lambda: fmlp.load(0), TypeError, "path: expected a path, got 0"),
@@ -812,6 +829,15 @@ TABLE = {
          "w.npz: label='b' is for CSV files only"),
         ("text in a table", lambda: data.read_csv(FILES / "text.csv"), fmlp.FileFormatError,
          "text.csv: line 2, column 2 (b): expected a finite number, got 'x'"),
+        ("a device for a table", lambda: data.read_csv(os.devnull), fmlp.FileFormatError,
+         "expected a regular file, got a pipe or a device"),
+        ("no path of shards", lambda: data.Batches(None, "b"), TypeError, "path: expected a path, got None"),
+        ("text as rank", lambda: data.Batches(FILES / "text.csv", "b", part=("0", "2")), TypeError,
+         "part: rank: expected an integer of at least 0, got '0'"),
+        ("a rank too high", lambda: data.Batches(FILES / "text.csv", "b", part=(2, 2)), ValueError,
+         "part: expected (rank, size) with rank below size, got (2, 2)"),
+        ("a rank alone", lambda: data.Batches(FILES / "text.csv", "b", part=0), TypeError,
+         "part: expected (rank, size), got 0"),
         ("no such column", lambda: data.read_csv(FILES / "text.csv", "c"), fmlp.FileFormatError,
          "text.csv: expected one column named 'c', got a, b"),
         ("half a column", lambda: data.read_csv(FILES / "text.csv", 0.5), TypeError,
@@ -934,6 +960,8 @@ def files():
 def test_a_wrong_call_gets_an_error_that_says_what_is_wrong_before_any_work(call, error, message, files):
     if "Mlp" in call.__code__.co_names:
         pytest.importorskip("sklearn")
+    if "Batches" in call.__code__.co_names:
+        pytest.importorskip("pyarrow")
     before = pickle.dumps(GIVEN)
     STEPS.clear()
     with warnings.catch_warnings(record=True) as warned:

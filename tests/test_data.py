@@ -314,7 +314,7 @@ class TestCsv:
             (b"1\n2\n", None, "at least two columns"),
             (b"1;2\n3;4\n", None, "at least two columns"),
             (b"a,b\n", None, "expected rows of numbers, got none"),
-            (b"a,b\n1,2\nx,3\n", None, "got 'x'; text and missing values must be made numbers"),
+            (b"a,b\n1,2\nx,3\n", None, r"got 'x'; text .* made numbers first, .*get_dummies\(table, dtype=float\)"),
             (b"1,2\n", "b", "column named 'b', got no header"),
             (b"a,b\n1,2\n", "c", "column named 'c', got a, b"),
             (b"a,a\n1,2\n", "a", "one column named 'a'"),
@@ -348,6 +348,18 @@ class TestLoad:
         y_train = data.load(npy_folder(tmp_path, y_train=column)).y_train
         assert y_train.dtype == np.int64
         assert y_train.tolist() == [1, 2, 3, 4, 5, 6]
+
+    def test_labels_too_large_for_int64(self, tmp_path):
+        y = np.array([0, (1 << 63) + 1], np.uint64)
+        with pytest.raises(
+            FileFormatError, match=r"d\.npz: y: expected integers below 2\*\*63, got 9223372036854775809"
+        ):
+            data.load(put(tmp_path, "d.npz", npz_bytes(x=np.ones((2, 2)), y=y)))
+        y[1] -= 2
+        assert data.load(put(tmp_path, "d.npz", npz_bytes(x=np.ones((2, 2)), y=y))).y_test.tolist() in (
+            [0],
+            [2**63 - 1],
+        )
 
     @pytest.mark.parametrize("missing", NPY)
     def test_npy_folder_with_a_file_missing(self, tmp_path, missing):

@@ -5,10 +5,12 @@ The tables read as documentation. Below them, the same is asked of files damaged
 
 import gzip
 import io
+import os
 import pickle
 import re
 import struct
 import sys
+import threading
 import tracemalloc
 import warnings
 import zipfile
@@ -194,6 +196,7 @@ CSV = {
     "quote that never ends": (b'1,2\n3,"' + b"4\n" * 99_999, r"cannot be read as CSV: field larger than field limit"),
     "cell of a megabyte": (b"1,2\n3," + b"9" * (1 << 20), "cannot be read as CSV: field larger than field limit"),
     "cell for a terminal": (b"1,2\n3,\x1b[2J\n", r"line 2, column 2: expected a finite number, got '\\x1b\[2J'"),
+    "line of zeros": (bytes(17 << 20), "line 1: expected at most 16777216 characters, got more"),
     "number too large": (b"1,2\n3,1e999\n", "line 2, column 2: expected a finite number, got '1e999'"),
 }
 
@@ -284,7 +287,50 @@ def test_idx_gz(tmp_path, contents, message):
 @table(CSV)
 @pytest.mark.parametrize("read", [data.read_csv, data.load])
 def test_csv(tmp_path, read, contents, message):
-    refuse(read, tmp_path / "f.csv", contents, message)
+    refuse(read, tmp_path / "f.csv", contents, message, memory=max(8 << 20, 4 * len(contents)))
+
+
+def read_batches(path):
+    pytest.importorskip("pyarrow")
+    data.Batches(path, "y")
+
+
+def read_safetensors(path):
+    pytest.importorskip("safetensors")
+    fmlp.safetensors.load(path)
+
+
+READERS = {
+    "f.npy": [data.read_npy],
+    "f.npz": [data.read_npz, data.load, fmlp.load, fmlp.load_metadata],
+    "f.csv": [data.read_csv, data.load, read_batches],
+    "f.parquet": [read_batches],
+    "images": [data.read_idx],
+    "images.gz": [data.read_idx],
+    "f.safetensors": [read_safetensors],
+}
+READERS = [(name, read) for name, readers in READERS.items() for read in readers]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+@pytest.mark.parametrize(("name", "read"), READERS)
+def test_a_pipe_or_a_device_by_a_files_name(tmp_path, name, read):
+    message = f"^{re.escape(str(tmp_path / name))}: expected a regular file, got a pipe or a device"
+    (tmp_path / name).symlink_to(os.devnull)
+    with pytest.raises(fmlp.FileFormatError, match=message):
+        read(tmp_path / name)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    waited = []
+    # Whoever waits for a writer gets one after a while, so that this test fails and does not hang.
+    writer = threading.Timer(20, lambda: waited.append(os.close(os.open(tmp_path / name, os.O_RDWR))))
+    writer.start()
+    try:
+        with pytest.raises(fmlp.FileFormatError, match=message):
+            read(tmp_path / name)
+    finally:
+        writer.cancel()
+    assert not waited
 
 
 def test_a_number_that_no_cast_bears(tmp_path):

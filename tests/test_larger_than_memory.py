@@ -208,6 +208,54 @@ def test_shards_come_as_batches_in_their_order_or_shuffled(shards, window):
     assert np.array_equal(read(batches), np.arange(110))  # as it was
 
 
+def write_parquet(path, **columns):
+    pyarrow, parquet = map(pytest.importorskip, ["pyarrow", "pyarrow.parquet"])
+    parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def test_no_last_batch_of_shards_has_one_row(tmp_path):
+    for n in range(1, 24):
+        file = write_parquet(tmp_path / "a.parquet", x=np.arange(n), y=np.arange(n))
+        for size in (1, 2, 3, 5):
+            expected = [part.stop - part.start for part in batching.slices(n, size)]
+            for window in (1, 7, 10):
+                batches = [y for _, y in data.Batches(file, "y", size, window=window)]
+                assert [len(y) for y in batches] == expected, (n, size, window)
+                assert np.array_equal(np.concatenate(batches), np.arange(n))
+    file = write_parquet(tmp_path / "a.parquet", x=np.arange(65_537), y=np.arange(65_537))
+    assert [len(y) for _, y in data.Batches(file, "y")][-2:] == [32, 33]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        ([1.0, 1e300], [0, 1], r"a part of 'x': expected finite float32 values, got 1e\+300 at index \(1,\)"),
+        ([0, 1], [1e300, 1.0], r"a part of 'y': expected finite float32 values, got 1e\+300"),
+        (
+            [0, 1],
+            np.array([2**63 + 5, 1], np.uint64),
+            r"a part of 'y': expected integers below 2\*\*63, got 92233720368547758",
+        ),
+        ([0.0, np.nan], [0, 1], "expected finite numbers and none missing in 'x', got double"),
+    ],
+)
+def test_numbers_of_shards_that_do_not_fit_are_refused(tmp_path, x, y, message):
+    file = write_parquet(tmp_path / "a.parquet", x=x, y=y)
+    with pytest.raises(fmlp.FileFormatError, match=rf"a\.parquet: {message}"):
+        list(data.Batches(file, "y"))
+
+
+def test_a_column_of_csv_shards_may_begin_with_integers(tmp_path):
+    pytest.importorskip("pyarrow")
+    whole = "1,true,0\n" * (1 << 17)  # more than the first look sees
+    (tmp_path / "a.csv").write_text(f"a,b,y\n{whole}2.5,false,1\n")
+    (tmp_path / "b.csv").write_text("a,b,y\n3.5,true,2\n")
+    x, y = (np.concatenate(parts) for parts in zip(*data.Batches(tmp_path, "y"), strict=True))
+    assert x[-3:].tolist() == [[1, 1], [2.5, 0], [3.5, 1]]
+    assert (x.dtype, y.dtype, y[-3:].tolist()) == (np.float32, np.int64, [0, 1, 2])
+
+
 def test_each_part_of_the_shards_is_read_by_one(shards):
     parts = [read(data.Batches(shards, "kind", 5, part=(rank, 2))) for rank in range(2)]
     assert min(map(len, parts)) > 0

@@ -120,8 +120,9 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, m
         return whole(*args, **kwargs)
 
     monkeypatch.setattr(module, function, failing)
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error)) as caught:
         fmlp.save(path, {"w": np.ones(3)})
+    assert caught.value is error
     assert calls
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["model.npz"]
@@ -163,6 +164,43 @@ def test_a_leaf_takes_the_dtype_of_its_likeness_if_its_kind_allows(tmp_path):
         fmlp.load(path, like={"w": np.zeros(1, np.int64), "n": np.zeros(1)})
 
 
+@pytest.mark.parametrize(
+    ("stored", "like", "message"),
+    [
+        (np.array([1, 2**40 + 5]), np.zeros(2, np.int32), "values that fit into int32, got 1 to 1099511627781"),
+        (np.array([-(2**40)]), np.zeros(1, np.int32), "values that fit into int32, got -1099511627776 to"),
+        (
+            np.array([2**63 + 1], np.uint64),
+            np.zeros(1, np.int64),
+            "values that fit into int64, got 9223372036854775809 to",
+        ),
+        (np.array(["hello"]), np.array(["ab"]), "dtype <U2, got <U5"),
+        (np.array(["2026-01-01T12"], "M8[s]"), np.zeros(1, "M8[D]"), r"dtype datetime64\[D\], got datetime64\[s\]"),
+    ],
+)
+def test_a_leaf_that_its_likeness_cannot_hold_is_refused(tmp_path, stored, like, message):
+    fmlp.save(tmp_path / "m.npz", {"w": stored})
+    with pytest.raises(fmlp.FileFormatError, match=rf"\n  w: expected {message}"):
+        fmlp.load(tmp_path / "m.npz", like={"w": like})
+
+
+@pytest.mark.parametrize(
+    ("stored", "like"),
+    [
+        (np.array([-(2**31), 2**31 - 1]), np.zeros(2, np.int32)),
+        (np.array([2**63 - 1], np.uint64), np.zeros(1, np.int64)),
+        (np.array([True]), np.zeros(1, np.int8)),
+        (np.array(["ab"]), np.array(["hello"])),
+        (np.zeros(0, np.int64), np.zeros(0, np.int32)),
+    ],
+)
+def test_a_leaf_that_its_likeness_can_hold_is_cast(tmp_path, stored, like):
+    fmlp.save(tmp_path / "m.npz", {"w": stored})
+    back = fmlp.load(tmp_path / "m.npz", like={"w": like})["w"]
+    assert back.dtype == like.dtype
+    assert back.tolist() == stored.tolist()
+
+
 def test_every_leaf_that_does_not_fit_is_named(tmp_path):
     path = tmp_path / "m.npz"
     fmlp.save(path, {"dense_0": {"w": np.ones((64, 120)), "b": np.ones(2)}, "old": np.ones(1), "older": np.ones(1)})
@@ -198,6 +236,14 @@ def test_every_leaf_that_does_not_fit_is_named(tmp_path):
         ({"a\0b": np.ones(1)}, None, ValueError, r"^a\\x00b: expected at most 100 keys"),
         ({"a": np.zeros(1, "f4,i4")}, None, TypeError, "^a: expected an array of numbers, got ndarray of .*'f0'"),
         ({"a": np.ones(1)}, {"b": {1}}, TypeError, "not JSON serializable"),
+        ({"a": np.ones(1)}, {1: "b"}, TypeError, r"^metadata: expected strings as keys, .* got 1; store str\(key\)"),
+        (
+            {"a": np.ones(1)},
+            {"codes": ({None: 0},)},
+            TypeError,
+            "^metadata/codes/0: expected strings as keys, .* got None",
+        ),
+        (fmlp.FitResult({"w": np.ones(1)}, 0, {}, 0.0, "done"), None, TypeError, "got a FitResult; pass result.params"),
     ],
 )
 def test_what_cannot_be_saved_is_refused_and_leaves_no_file(tmp_path, params, metadata, error, message):
@@ -243,6 +289,35 @@ def test_a_missing_file_or_directory_is_said_to_be_missing(tmp_path):
         fmlp.load(tmp_path / "m.npz")
     with pytest.raises(FileNotFoundError):
         fmlp.save(tmp_path / "no" / "m.npz", {"w": np.ones(1)})
+
+
+@pytest.mark.parametrize(("name", "error"), [("no/m.npz", FileNotFoundError), ("file/m.npz", NotADirectoryError)])
+def test_an_error_of_the_system_names_the_path_asked_for(tmp_path, name, error):
+    (tmp_path / "file").touch()
+    with pytest.raises(error) as caught:
+        fmlp.save(tmp_path / name, {"w": np.ones(1)})
+    assert caught.value.filename == str(tmp_path / name)
+    assert str(caught.value).endswith(f": {str(tmp_path / name)!r}")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs links and pipes with names")
+def test_a_link_stays_and_what_is_no_file_is_refused(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.npz").symlink_to(tmp_path / "there" / "m.npz")
+    for value in (0, 1):  # the first makes the file
+        fmlp.save(tmp_path / "link.npz", {"w": value})
+        assert (tmp_path / "link.npz").is_symlink()
+        assert fmlp.load(tmp_path / "there" / "m.npz")["w"] == value
+    os.mkfifo(tmp_path / "pipe")
+    for path, what in [(tmp_path, "folder"), ("", "folder"), (tmp_path / "..", "folder"), (tmp_path / "pipe", "pipe")]:
+        with pytest.raises(ValueError, match=rf"^path: expected the name of a file, got '.*', which is a {what}"):
+            fmlp.save(path, {"w": 2})
+    assert sorted(os.listdir(tmp_path)) == ["link.npz", "pipe", "there"]
+
+
+def test_a_tuple_in_metadata_comes_back_as_a_list(tmp_path):
+    fmlp.save(tmp_path / "m.npz", {"w": np.ones(1)}, metadata={"shape": (3, 4)})
+    assert fmlp.load_metadata(tmp_path / "m.npz") == {"shape": [3, 4]}
 
 
 def test_metadata_is_json(tmp_path):

@@ -145,7 +145,7 @@ FILES = [
     ("shown", "repr(text)[1:-1]", "text"),
     ("replacing", "os.fsync(file.fileno())", "pass"),
     ("replacing", 'draft.open("xb")', 'open(draft, "xb", opener=lambda *to: os.open(*to, 0o600))'),
-    ("replacing", "draft.unlink(missing_ok=True)", "pass"),
+    ("replacing", "draft.unlink()", "pass"),
     ("replacing", "_sync_folder(whole.parent)", "pass"),
     ("replacing", "whole.with_name(", "Path("),
     ("unpacked_limit", "64 << 20", "64 << 30"),
@@ -748,7 +748,7 @@ DATA = [
     ("_dataset", "y_train.dtype != y_test.dtype", "False"),
     ("_examples", "y = y[:, 0]", "pass"),
     ("_examples", "len(x) != len(y)", "False"),
-    ("_check_finite", "np.isfinite(values.max())", "True"),
+    ("_cast", "np.isfinite(cast.max(initial=0))", "True"),
     ("_label_column", "-1 if label is None", "0 if label is None"),
 ]
 
