@@ -2,7 +2,7 @@
 
 The file is one that `save` writes: the parameters, the optimizer's state and the best parameters as arrays; where in
 the training they were reached, the history and the settings as metadata. Settings that are functions are told by their
-names and by what they close over, so that a checkpoint of other settings can be refused by what differs.
+code and by what they close over, so that a checkpoint of other settings can be refused by what differs.
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from enum import Enum
 from pathlib import Path
+from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,10 +26,16 @@ from fmlp.autodiff import Differentiable
 from fmlp.checks import integer, number
 from fmlp.checks import path as checked_path
 from fmlp.files import FileFormatError
-from fmlp.serialization import load, load_metadata, save
+from fmlp.serialization import load, load_metadata, save, unnamed
 from fmlp.tree import Tree
 
 __all__ = ["Checkpoint", "CheckpointError", "Progress", "Saver", "describe", "differences"]
+
+STALE = 600
+"""After so many seconds a draft is nobody's."""
+
+HELD = ("__defaults__", "__kwdefaults__", "__self__")
+"""What a function brings along, besides its code and what it closes over."""
 
 
 class Progress(NamedTuple):
@@ -50,11 +60,21 @@ class Checkpoint:
     """Where and how often `fit` writes a checkpoint: every `epochs` epochs, and every `seconds` seconds if given.
 
     One more is written when training ends, by itself, by Ctrl-C or by SIGTERM. The file is replaced whole: whoever
-    looks sees the old one or the new one. Raises ValueError for numbers that are not positive,
-    TypeError for what is none.
+    looks sees the old one or the new one. `path` is from now on the same file, wherever the program goes to, and it is
+    of one training at a time. Drafts beside it, ``.run.npz.….tmp``, that are older than ten minutes are those of a
+    training that was killed, and `fit` removes them.
 
-    >>> Checkpoint("run.npz", seconds=60)
-    Checkpoint('run.npz', epochs=1, seconds=60.0)
+    A training goes on with the arguments that it had. Functions are the same if they have the same code, as one version
+    of Python compiles it (those of fmlp, the same name), default arguments and values that they close over; objects, if
+    they are of the same type and their attributes, but those that begin with ``_``, are equal. Global variables are not
+    looked at. One that early stopping or a callback has ended does not go on; nor does one that has come to `epochs` or
+    further: `fit` returns what it had reached, all its epochs. The optimizer's state may change its dtypes on the way,
+    but not its shapes.
+
+    Raises ValueError for numbers that are not positive, TypeError for what is none.
+
+    >>> Checkpoint("/tmp/run.npz", seconds=60)
+    Checkpoint('/tmp/run.npz', epochs=1, seconds=60.0)
     """
 
     path: Path
@@ -62,7 +82,7 @@ class Checkpoint:
     seconds: float | None
 
     def __init__(self, path: str | os.PathLike[str], epochs: int = 1, seconds: float | None = None) -> None:
-        self.path, self.epochs = Path(checked_path("path", path)), integer("epochs", epochs)
+        self.path, self.epochs = Path(os.path.abspath(checked_path("path", path))), integer("epochs", epochs)
         self.seconds = None if seconds is None else number("seconds", seconds, "(0, inf]")
 
     def __repr__(self) -> str:
@@ -77,12 +97,17 @@ class CheckpointError(OSError):
         super().__init__(message)
         self.params = params
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it be pickled, with its parameters."""
+        return type(self), (str(self), self.params)
+
 
 class Saver:
     """Reads and writes the checkpoints of one training; while it is entered, SIGTERM ends that as Ctrl-C does.
 
     Entering writes the first checkpoint, so that a file that cannot be written is found before any work; leaving
-    without an error writes the last, and hands SIGTERM on to whoever was to get it.
+    without an error writes the last, and hands SIGTERM on to whoever was to get it. With ``listens=False`` SIGTERM is
+    left alone: `distributed.Interrupts` has it stop all ranks together.
     """
 
     checkpoint: Checkpoint
@@ -91,23 +116,25 @@ class Saver:
     written_at: float
     terminated: bool
     latest: Progress
-    main: bool
+    listens: bool
     handler: Any
 
-    def __init__(self, checkpoint: Checkpoint, settings: dict[str, Any], start: Progress) -> None:
-        self.checkpoint, self.settings = checkpoint, settings
+    def __init__(
+        self, checkpoint: Checkpoint, settings: dict[str, Any], start: Progress, *, listens: bool = True
+    ) -> None:
+        self.checkpoint, self.settings, self.listens = checkpoint, settings, listens
         self.started = self.written_at = time.monotonic()
         self.written: Progress | None = None
         self.terminated = False
+        self.shapes = _shapes(start)
         self.latest = self._read(start)
 
     def _read(self, start: Progress) -> Progress:
         """Return the progress in the file, or `start` where there is none."""
-        import glob
-
         path = self.checkpoint.path
-        for orphan in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of writers that were killed
-            orphan.unlink(missing_ok=True)
+        if path.is_dir():
+            raise ValueError(f"checkpoint: expected a file, got the folder {path}")
+        _clear_drafts(path)
         if not path.exists():
             return start
         metadata = load_metadata(path)
@@ -118,8 +145,13 @@ class Saver:
             raise ValueError(
                 f"checkpoint: {path} is of another training; remove it to start anew, or name another file:\n  {listed}"
             )
-        like = {"params": start.params, "state": start.state, "best": start.best}
-        arrays = tree.map(_as_given, like, load(path, like=like))
+        like, found = _arrays(start), load(path)
+        held = dict(zip(tree.paths(found), tree.leaves(found), strict=True))
+        # In the dtypes of the file: training may have made others of those that it began with.
+        wanted = [
+            _in_dtype_of(held.get(name), leaf) for name, leaf in zip(tree.paths(like), tree.leaves(like), strict=True)
+        ]
+        arrays = tree.map(_as_given, like, unnamed(held, tree.unflatten(like, wanted), path))
         self.written = Progress(**arrays, **metadata["progress"])
         return self.written
 
@@ -129,8 +161,8 @@ class Saver:
         import threading
 
         self.write()
-        self.main = threading.current_thread() is threading.main_thread()
-        if self.main:  # others may not set a handler
+        self.listens = self.listens and threading.current_thread() is threading.main_thread()
+        if self.listens:  # other threads may not set a handler
             self.handler = signal.signal(signal.SIGTERM, self._terminate)
         return self
 
@@ -142,7 +174,7 @@ class Saver:
             if kind is None:
                 self.write()
         finally:
-            if self.main:
+            if self.listens:
                 signal.signal(signal.SIGTERM, self.handler)
             if self.terminated:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -152,7 +184,10 @@ class Saver:
 
     def after_step(self, progress: Progress) -> None:
         """Note a step; write when it is time to."""
+        was_written = self.latest is self.written
         self.latest = progress
+        if was_written:  # as after the first step: told early, and not at every step
+            self.check()
         if self.terminated:
             raise KeyboardInterrupt
         seconds = self.checkpoint.seconds
@@ -166,10 +201,20 @@ class Saver:
             self.write()
         self.after_step(progress)
 
+    def check(self) -> None:
+        """Raise CheckpointError when what was reached has other shapes than the start, and could not be read again."""
+        shapes = _shapes(self.latest)
+        if other := list(differences(self.shapes, shapes, ("as the optimizer's init made it", "now"))):
+            listed = "\n  ".join(other[:10])
+            raise CheckpointError(
+                f"checkpoint: shapes have changed, so that it could not be read again:\n  {listed}", self.latest.params
+            )
+
     def write(self) -> None:
         """Replace the file by one that holds the latest progress, unless it does already."""
         if self.latest is self.written:
             return
+        self.check()
         numbers = self.latest._asdict() | {"seconds": self.latest.seconds + time.monotonic() - self.started}
         arrays = {name: numbers.pop(name) for name in ("params", "state", "best")}
         numbers["history"] = {name: [float(value) for value in values] for name, values in numbers["history"].items()}
@@ -183,12 +228,41 @@ class Saver:
         self.written, self.written_at = self.latest, time.monotonic()
 
 
+def _arrays(progress: Progress) -> dict[str, Tree]:
+    return {"params": progress.params, "state": progress.state, "best": progress.best}
+
+
+def _shapes(progress: Progress) -> dict[str, str]:
+    arrays = _arrays(progress)
+    return {name: str(np.shape(leaf)) for name, leaf in zip(tree.paths(arrays), tree.leaves(arrays), strict=True)}
+
+
+def _in_dtype_of(held: Any, leaf: Any) -> Any:
+    numbers = held is not None and held.dtype.kind in "fiub"
+    return np.broadcast_to(np.zeros((), held.dtype), np.shape(leaf)) if numbers else leaf
+
+
 def _as_given(like: Any, leaf: Any) -> Any:
-    return leaf if isinstance(like, np.ndarray) else type(like)(leaf.item())
+    if isinstance(like, np.ndarray):
+        return leaf
+    return leaf[()] if isinstance(like, np.generic) else type(like)(leaf.item())
+
+
+def _clear_drafts(path: Path) -> None:
+    """Remove what writers that were killed have left: see `fmlp.files.replacing`."""
+    import glob
+
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.tmp"):
+        with suppress(OSError):  # a folder, another user's, or gone
+            if time.time() - draft.lstat().st_mtime > STALE:
+                draft.unlink()
 
 
 def describe(value: Any, seen: tuple[int, ...] = ()) -> Any:
-    """Describe a setting in terms that JSON can hold: functions by name and by what they close over, arrays by a hash.
+    """Describe a setting in terms that JSON can hold.
+
+    Functions are told by name, a hash of their code (but for fmlp's own), default arguments and what they close over;
+    arrays by a hash; modules, classes and loggers by name; other objects by type and public attributes.
 
     >>> def constant(learning_rate):
     ...     return lambda count: learning_rate
@@ -202,7 +276,13 @@ def describe(value: Any, seen: tuple[int, ...] = ()) -> Any:
     if isinstance(value, np.ndarray):
         shape = f"{value.dtype} {value.shape}"
         mapped = isinstance(value, np.memmap)  # may be larger than the memory
-        return shape if mapped else f"{shape} {hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:16]}"
+        return shape if mapped else f"{shape} {_hash(np.ascontiguousarray(value).tobytes())}"
+    if isinstance(value, bytes):
+        return _hash(value)
+    if isinstance(value, complex | range | slice | Path | Enum):
+        return repr(value)
+    if isinstance(value, ModuleType):
+        return value.__name__
     if id(value) in seen:
         return "itself"
     inside = functools.partial(describe, seen=(*seen, id(value)))
@@ -210,21 +290,42 @@ def describe(value: Any, seen: tuple[int, ...] = ()) -> Any:
         return {str(name): inside(child) for name, child in value.items()}
     if isinstance(value, tuple | list):
         return [inside(child) for child in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(inside, value), key=repr)
     if isinstance(value, functools.partial):
         return {"partial": inside(value.func), "args": inside(value.args), **inside(value.keywords)}
     if isinstance(value, Differentiable):
         return inside(value.rule)
     module, name = (getattr(value, part, getattr(type(value), part)) for part in ("__module__", "__qualname__"))
-    found = {"name": f"{module}.{name}"}
-    if code := getattr(value, "__code__", None):
+    found: dict[str, Any] = {"__name__": f"{module}.{name}"}
+    code = getattr(value, "__code__", None)
+    if isinstance(code, CodeType):
+        if not str(module).startswith("fmlp."):
+            found["__code__"] = (
+                f"{_hash(repr(_code(code)).encode())} of Python {sys.version_info[0]}.{sys.version_info[1]}"
+            )
+        found |= {part: inside(held) for part in HELD if (held := getattr(value, part, None)) is not None}
         for variable, cell in zip(code.co_freevars, value.__closure__ or (), strict=True):
             try:
                 found[variable] = inside(cell.cell_contents)
             except ValueError:  # an empty cell
                 continue
-    elif not callable(value) or not hasattr(value, "__qualname__"):
-        found |= inside(getattr(value, "__dict__", {}))
+    elif not isinstance(value, type) and not str(module).startswith("logging"):  # a logger changes with all that log
+        slots = {slot: getattr(value, slot) for slot in getattr(type(value), "__slots__", ()) if hasattr(value, slot)}
+        attributes = getattr(value, "__dict__", slots)
+        found |= {name: inside(child) for name, child in attributes.items() if not name.startswith("_")}
     return found
+
+
+def _code(code: CodeType) -> tuple[Any, ...]:
+    """Return what of a function's code decides what it does, in the same order in every process."""
+    constants = [_code(c) if isinstance(c, CodeType) else c for c in code.co_consts]
+    constants = [sorted(map(repr, c)) if isinstance(c, frozenset) else c for c in constants]
+    return code.co_code, code.co_names, constants
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def differences(was: Any, now: Any, where: tuple[str, str] = ("in the file", "now"), path: str = "") -> Iterator[str]:
@@ -245,5 +346,5 @@ def differences(was: Any, now: Any, where: tuple[str, str] = ("in the file", "no
 
 
 def _short(value: Any) -> str:
-    text = repr(value["name"] if isinstance(value, dict) and "name" in value else value)
+    text = repr(value["__name__"] if isinstance(value, dict) and "__name__" in value else value)
     return text if len(text) <= 100 else f"{text[:97]}…"

@@ -25,6 +25,7 @@ import numpy as np
 from fmlp import autodiff, tree
 from fmlp.autodiff import Differentiable, Pullback, differentiable, rule_of
 from fmlp.checkpoint import differences
+from fmlp.checks import given
 from fmlp.modes import Shard
 from fmlp.random import Key
 from fmlp.tree import Array, Tree
@@ -42,6 +43,10 @@ Y = TypeVar("Y")
 
 class RankError(ValueError):
     """The ranks were given what does not fit together; raised on all of them."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """All ranks stop after this step, for there was a signal to one of them."""
 
 
 def world() -> Any:
@@ -125,7 +130,7 @@ def summed(
 ) -> Callable[..., tuple[Any, Tree, float]]:
     """Do as `value_and_grad`, and return the weight of the whole batch too: its rows, or the sum of their weights.
 
-    KeyboardInterrupt is raised on all ranks when `interrupted` is true on one of them.
+    `Interrupted` is raised on all ranks when `interrupted` is true on one of them.
     """
     rule = rule_of(f, "value_and_grad")
 
@@ -144,7 +149,7 @@ def summed(
         comm.Allreduce(vector, sums)
         value, all_weight, stop = sums[-3:]
         if stop:
-            raise KeyboardInterrupt
+            raise Interrupted
         sums *= 1 / (all_weight or sums.dtype.type(1))
         grads, (value, _, _) = unravel(sums)
         return value, grads, float(all_weight)
@@ -207,6 +212,8 @@ def padded(comm: Any, batches: Iterator[tuple[Any, Any, Any]]) -> Iterator[tuple
     empty: Any = None
     for i in count():
         batch = next(batches, None)
+        if batch is not None and all(np.ndim(leaf) == 0 for leaf in tree.leaves(batch[0])):
+            batch = (np.asarray(batch[0]), *batch[1:])  # lists of numbers
         rows = np.empty(comm.size, np.int64)
         comm.Allgather(np.array(-1 if batch is None else len(batch[1])), rows)
         if rows.max() < 0:
@@ -224,13 +231,23 @@ def check_same(comm: Any, settings: Mapping[str, Any]) -> None:
             raise RankError("the ranks were given what does not fit together:\n  " + "\n  ".join(different[:10]))
 
 
-class Interrupts:
-    """While it is entered, SIGINT and SIGTERM are noted, for all ranks to stop after the same step; a second one acts.
+def check_comm(comm: Any) -> None:
+    """Raise TypeError for what is no communicator."""
+    if comm is not None and not all(hasattr(comm, name) for name in ("rank", "size", "allgather")):
+        raise TypeError(f"comm: expected a communicator of mpi4py, such as fmlp.distributed.world(), got {given(comm)}")
 
-    On leaving, SIGTERM is handed on to whoever was to get it.
+
+class Interrupts:
+    """While it is entered, SIGINT and SIGTERM are noted, for all ranks to stop after the same step.
+
+    A second signal ends the process at once, and MPI the others. On leaving without an error a rank waits for the
+    others, so that none is ended while rank 0 writes; then SIGTERM is handed on to whoever was to get it. Without a
+    second rank it does nothing. `error` is what ends the training, and what it has reached is to be returned.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, comm: Any) -> None:
+        self.comm, self.several = comm, comm is not None and comm.size > 1
+        self.error = Interrupted if self.several else KeyboardInterrupt
         self.noted: int | None = None
 
     def __call__(self) -> bool:
@@ -242,47 +259,56 @@ class Interrupts:
         import signal
         import threading
 
-        self.handlers = {}
-        if threading.current_thread() is threading.main_thread():
+        self.noted, self.handlers = None, {}
+        if self.several and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.handlers[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: Any) -> None:
-        if self.noted is not None:
-            raise KeyboardInterrupt
-        self.noted = number
+        import signal
 
-    def __exit__(self, *_: object) -> None:
+        self.noted = number
+        for each in self.handlers:
+            signal.signal(each, signal.SIG_DFL)  # ends a rank that waits for another, too: Python's handlers would wait
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Let the signals do what they did before."""
         import signal
 
+        if self.several and kind is None:
+            self.comm.Barrier()
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         if self.noted == signal.SIGTERM:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def all_or_none(agreed: tuple[type[BaseException], ...]) -> Callable[[Callable[P, Y]], Callable[P, Y]]:
+def agreed(error: BaseException, comm: Any) -> BaseException:
+    """Return an error that all ranks of `comm` are about to raise, marked as such for `all_or_none`."""
+    error.agreed_by = comm  # type: ignore[attr-defined]
+    return error
+
+
+def all_or_none(f: Callable[P, Y]) -> Callable[P, Y]:
     """Decorate a function that all ranks of its argument `comm` call: what one raises ends the job, not only the rank.
 
-    The others wait for it, and would for ever. Errors of the types `agreed` are raised on all ranks, and only raised.
+    The others wait for it, and would for ever. A `RankError`, and what is marked by `agreed`, is only raised.
     """
 
-    def decorate(f: Callable[P, Y]) -> Callable[P, Y]:
-        @functools.wraps(f)
-        def call(*args: P.args, **kwargs: P.kwargs) -> Y:
-            comm: Any = kwargs.get("comm")
-            try:
-                return f(*args, **kwargs)
-            except BaseException as error:
-                if comm is not None and comm.size > 1 and not isinstance(error, (RankError, *agreed)):
-                    import traceback
+    @functools.wraps(f)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Y:
+        comm: Any = kwargs.get("comm")
+        check_comm(comm)
+        try:
+            return f(*args, **kwargs)
+        except BaseException as error:
+            raised_by_all = isinstance(error, RankError) or getattr(error, "agreed_by", None) is comm
+            if comm is not None and comm.size > 1 and not raised_by_all:
+                import traceback
 
-                    traceback.print_exc()
-                    _end(comm, error)
-                raise
+                traceback.print_exc()
+                _end(comm, error)
+            raise
 
-        return call
-
-    return decorate
+    return call

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import count, islice
-from math import inf, isfinite, isnan
+from math import inf, isfinite, isnan, prod
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -137,7 +137,7 @@ class EarlyStopping:
         return best, best is not None and len(values) - 1 - best >= max(self.patience, 1)
 
 
-@distributed.all_or_none(agreed=(NonFiniteError,))
+@distributed.all_or_none
 def fit(
     net: Layer,
     params: Tree,
@@ -176,12 +176,15 @@ def fit(
 
     Each callback gets an `Epoch`, its parameters calibrated, after every epoch and may return another. A bar shows the
     progress and the scores, in a narrow terminal as training/validation, unless `progress` is False. Ctrl-C ends
-    training and returns what has been reached.
+    training and returns what has been reached; another one while BatchNorm's statistics are calibrated at the end
+    returns it without these, or with those of the last epoch.
 
     `checkpoint`, a path or a `Checkpoint`, names a file that is written as training goes on. If it is there already,
     `fit` goes on from it and ends with the same bits as if it had never stopped; the arguments must be the same, save
-    for `epochs`, `callbacks` and `progress` (of the data, only shapes and dtypes are compared). SIGTERM then ends
-    training as Ctrl-C does, and is handed on.
+    for `epochs`, `callbacks` and `progress` (of the data, only shapes and dtypes are compared, and of batches their
+    settings; `Checkpoint` says more). SIGTERM then ends training as Ctrl-C does, and is handed on. A training that
+    early stopping or a callback has ended does not go on; nor does one that has come to `epochs` or further: `fit`
+    returns what it had reached, all its epochs.
 
     `comm`, a communicator of mpi4py, spreads the work over its ranks. Each calls `fit` with its own rows of `data`, and
     of a `validation` pair, any number of them, and otherwise the same; each gets the same result. The data set is that
@@ -213,14 +216,14 @@ def fit(
         net, optimizer, epochs, batch_size, early_stopping, metrics, validation, callbacks, batching.is_pair(data)
     )
     _check_params(params)
-    interrupts, main = distributed.Interrupts(), comm is None or comm.rank == 0
+    interrupts, main = distributed.Interrupts(comm), comm is None or comm.rank == 0
     step = _step(net, loss, comm, interrupts)
     split_key, epochs_key = random.split(key)
     settings: dict[str, Any] = {}
     if checkpoint is not None or comm is not None:
         settings = {
             "net": describe(net.apply),
-            "params": _shapes(params),
+            "params": {path: describe(np.asarray(leaf)) for path, leaf in _named_leaves(params)},
             "loss": describe(loss),
             "metrics": describe(metrics),
             "optimizer": describe(optimizer.update),
@@ -228,13 +231,13 @@ def fit(
             "batch_size": batch_size,
             "shuffle": bool(shuffle),
             "key": key.tolist(),
-            "weight": describe(weight) if comm is None else weight is not None,
+            "weight": describe(weight) if weight is None or comm is None else True,
             "class_weight": describe(class_weight),
         }
     if comm is not None:
         others: dict[str, Any] = {
-            "data": batching.is_pair(data),
-            "validation": None if validation is None else type(validation).__name__,
+            "data": _shapes(data, "rows") if batching.is_pair(data) else "batches",
+            "validation": _shapes(validation, "rows") if batching.is_pair(validation) else describe(validation),
         }
         others |= {"epochs": int(epochs), "checkpoint": checkpoint is not None, "callbacks": len(callbacks)}
         distributed.check_same(comm, settings | others)
@@ -247,7 +250,10 @@ def fit(
         _check_validation(held_out, source, comm)
     reached, shared = Progress(params, optimizer.init(params), params), comm is not None and not source.arrays
     if settings:
-        settings |= {"data": _shapes(source.arrays, comm), "validation": _shapes(held_out, comm)}
+        for name, arrays in (("data", source.arrays), ("validation", held_out)):
+            settings[name] = _shapes(arrays, comm.allreduce(len(arrays[1])) if comm is not None and arrays else None)
+        if comm is None and not source.arrays:
+            settings["data"] = _batches_told(data)
         settings["batch_size"] = source.batch_size
         if source.windows:
             settings["windows"] = source.windows
@@ -260,7 +266,9 @@ def fit(
     if held_out is not None:
         _check_targets("validation", net, params, loss, held_out)
 
-    saver = Saver(checkpoint, settings, reached) if checkpoint is not None and main else None
+    saver = None
+    if checkpoint is not None and main:
+        saver = Saver(checkpoint, settings, reached, listens=not interrupts.several)
     if saver:
         reached = saver.latest
     if comm is not None:
@@ -271,7 +279,7 @@ def fit(
         bar.update(reached.epoch * (source.steps or 0) + reached.step)
     record: dict[str, float] = {}
     seconds = reached.seconds  # of earlier runs
-    with saver or nullcontext(), interrupts if comm is not None else nullcontext():
+    with interrupts, saver or nullcontext():
         try:
             while reached.epoch < epochs and not reached.stopped:
                 params, state, best, epoch, first, total, total_weight, history, *_ = reached
@@ -283,7 +291,7 @@ def fit(
                     with np.errstate(**UNTOLD):
                         value, next_grads, rows = step(params, *batch, step_key)
                         if not isfinite(value):
-                            raise _non_finite(epoch, i, value, params, before, grads)
+                            raise distributed.agreed(_non_finite(epoch, i, value, params, before, grads), comm)
                         grads, before = next_grads, params
                         updates, state = optimizer.update(grads, state, params)
                         params = optim.apply_updates(params, updates)
@@ -296,7 +304,7 @@ def fit(
                 if not total_weight:
                     raise ValueError("data: expected at least one batch in every epoch with a weight above 0, got none")
                 if _first_non_finite(params):
-                    raise _non_finite(epoch, i + 1, None, params, before, grads)
+                    raise distributed.agreed(_non_finite(epoch, i + 1, None, params, before, grads), comm)
 
                 record = {"loss": total / total_weight}
                 measured = held_out is not None or (metrics and source.arrays)
@@ -327,7 +335,7 @@ def fit(
                 if saver:
                     saver.after_epoch(reached)
             stopped = reached.stopped or "done"
-        except KeyboardInterrupt:
+        except interrupts.error:
             stopped = "interrupted"
         finally:
             bar.close()
@@ -335,7 +343,11 @@ def fit(
     if early_stopping is not None and early_stopping.restore_best:
         best_epoch, _ = early_stopping.best(history.get(early_stopping.monitor, []))
         params = params if best_epoch is None else reached.best
-    params = _calibrated(net, params, source.inputs(), comm, parts=shared)
+    with interrupts:
+        try:
+            params = _calibrated(net, params, source.inputs(), comm, parts=shared)
+        except interrupts.error:
+            stopped = "interrupted"
     return FitResult(params, reached.state, history, seconds + time.perf_counter() - started, cast(Any, stopped))
 
 
@@ -397,6 +409,7 @@ def evaluate(
     if loss is not None:
         function("loss", loss, "a function (prediction, y) -> number, such as losses.mse")
     _check_metrics(metrics)
+    distributed.check_comm(comm)
     n = batching.check_rows("data", data[0], data[1], comm)
     if weight is not None:
         batching.row_weights(np.asanyarray(data[1]), n, weight, None, comm)
@@ -431,7 +444,8 @@ def _evaluated(
     if metrics:
         read = losses.prediction_of(loss) if loss is not None else losses.as_is
         y_true, y_pred = np.asarray(y), read(output)
-        if y_true.size == y_pred.size:
+        # The shapes of one row tell, for a rank may have none.
+        if y_true.size == y_pred.size and prod(y_true.shape[1:]) == prod(y_pred.shape[1:]):
             y_pred = y_pred.reshape(y_true.shape)
         elif y_true.shape == np.shape(output):
             y_true = read(y_true)
@@ -464,6 +478,7 @@ def calibrate(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024, comm:
     """
     check_net(net)
     batch_size = integer("batch_size", batch_size)
+    distributed.check_comm(comm)
     n = batching.count_rows(x)
     batching.check_finite("x", x)
     if comm is None:
@@ -586,20 +601,43 @@ def _scores(
     return scores
 
 
-def _shapes(values: Tree, comm: Any = None) -> dict[str, str]:
-    """Tell dtypes and shapes; with `comm`, those of the rows of all ranks."""
+def _shapes(values: Tree, rows: int | str | None = None) -> dict[str, str]:
+    """Tell dtypes and shapes, with `rows` in the place of how many there are here."""
 
-    def shape(leaf: Any) -> tuple[int, ...]:
-        return np.shape(leaf) if comm is None else (comm.allreduce(np.shape(leaf)[0]), *np.shape(leaf)[1:])
+    def shape(leaf: Any) -> str:
+        lengths = np.shape(leaf) if rows is None else (rows, *np.shape(leaf)[1:])
+        return f"({', '.join(map(str, lengths))}{',' * (len(lengths) == 1)})"
 
     return {path: f"{batching.as_array(leaf).dtype} {shape(leaf)}" for path, leaf in _named_leaves(values)}
 
 
+def _batches_told(data: Any) -> dict[str, Any]:
+    """Tell of an iterable of batches what tells it apart and is read fast: sizes, and the settings that it shows."""
+    if isinstance(data, list | tuple):
+        first = data[0] if data else None
+        rows = np.shape(first[1])[0] if isinstance(first, list | tuple) and len(first) > 1 and np.ndim(first[1]) else 0
+        return {"batches": len(data), "rows of the first": rows}
+    shown = {name: value for name, value in getattr(data, "__dict__", {}).items() if not name.startswith("_")}
+    arrays = {name: f"{value.dtype} {value.shape}" for name, value in shown.items() if isinstance(value, np.ndarray)}
+    plain = {name: value for name, value in shown.items() if isinstance(value, bool | int | float | str | None)}
+    return {"kind": f"{type(data).__module__}.{type(data).__qualname__}", **arrays, **plain}
+
+
 def _called(callback: Callable[[Epoch], Epoch | None], epoch: Epoch) -> Epoch:
+    before = dict(epoch.history)
     returned = callback(epoch)
     if not isinstance(returned, Epoch | None):
         raise TypeError(f"callbacks: expected an Epoch or None from {callback!r}, got {returned!r}")
-    return returned or epoch
+    now = returned or epoch
+    expected = f"callbacks: expected {callback!r} to leave a history of names and lists of numbers, got"
+    if not isinstance(now.history, dict):
+        raise TypeError(f"{expected} {given(now.history)}")
+    for name, values in now.history.items():
+        if values is not before.get(name) and not (
+            isinstance(name, str) and isinstance(values, Sequence) and all(map(_is_number, values))
+        ):
+            raise TypeError(f"{expected} {given(values)} as {name!r}")
+    return now
 
 
 def _check_validation(validation: Any, source: batching.Source, comm: Any) -> None:
@@ -694,8 +732,12 @@ def _check_params(params: Tree) -> None:
             raise ValueError(f"params: expected finite numbers, got NaN or infinity in {path}")
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (np.ndim(value) == 0 and np.asarray(value).dtype.kind in "fiub")
+
+
 def _number(name: str, value: Any) -> float:
-    if np.ndim(value) != 0 or np.asarray(value).dtype.kind not in "fiub":
+    if not _is_number(value):
         raise TypeError(f"{name}: expected it to return a number, got {given(value)}")
     return float(value)
 
@@ -722,6 +764,6 @@ def _non_finite(epoch: int, step: int, value: Any, params: Tree, before: Tree, g
     path = max(largest, key=largest.__getitem__)
     return NonFiniteError(
         f"{where} {step}: the loss is {value} though all parameters are finite; the largest is {largest[path]:.3g}, in "
-        f"{path}: is the learning rate too high, or a number in the data too large?",
+        f"{path}: is the learning rate too high, or is there a NaN, an infinity or a number too large in the data?",
         params,
     )

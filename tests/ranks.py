@@ -10,7 +10,20 @@ import numpy as np
 from mpi4py import MPI
 
 import fmlp
-from fmlp import Checkpoint, EarlyStopping, batching, distributed, losses, metrics, optim, random, schedules, tree
+from fmlp import (
+    Checkpoint,
+    EarlyStopping,
+    batching,
+    checkpoint,
+    distributed,
+    losses,
+    metrics,
+    optim,
+    random,
+    schedules,
+    training,
+    tree,
+)
 from fmlp.layers import (
     BatchNorm,
     Dense,
@@ -279,6 +292,121 @@ def caught(out, _):
         time.sleep(1000)
 
 
+def twice():
+    """A second signal does not wait for the end of the step."""
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(1000)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def nested():
+    """As from a training within a callback."""
+    raise fmlp.NonFiniteError("one rank only", {})
+
+
+def callback(what):
+    return lambda out, _: fit(callbacks=[lambda epoch: what()])
+
+
+def diverging(out, _):
+    """A training of one rank's own diverges in the callback."""
+    _, params = NET.init(random.key(0), (4,))
+    settings = {"loss": losses.cross_entropy, "epochs": 9, "key": random.key(1), "progress": False}
+    settings |= {"optimizer": optim.sgd(1e30), "comm": MPI.COMM_SELF}
+    fit(callbacks=[lambda epoch: fmlp.fit(NET, params, (X, Y), **settings) and None])
+
+
+def waiting(out, _):
+    """Rank 1 has noted one signal, and waits for rank 0; the second comes from outside."""
+
+    def what():
+        if COMM.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            print(os.getpid(), flush=True)
+        else:
+            time.sleep(1000)
+
+    fit(data=Batches(40, at=20, what=what), validation=None)
+
+
+def trees(out, _):
+    fit(data=({"a": X, "b": X} if COMM.rank == 0 else X, Y), validation=None)
+
+
+def fractions(out, _):
+    fit(validation=[0.4, 0.2][COMM.rank])
+
+
+def parameters(out, _):
+    settings = {"loss": losses.cross_entropy, "optimizer": optim.sgd(0.1), "epochs": 1, "key": random.key(1)}
+    fmlp.fit(NET, NET.init(random.key(COMM.rank), (4,))[1], (X, Y), **settings, comm=COMM)
+
+
+def lists(out, _):
+    """Batches as lists of numbers, as one process takes them."""
+    rows = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 40, 8)]
+    one, other = (
+        fit(data=data, validation=None).history for data in (rows, [(x.tolist(), y.tolist()) for x, y in rows])
+    )
+    assert np.allclose(one["loss"], other["loss"], rtol=1e-6)
+
+
+def one_hot(out, _):
+    """Metrics of one-hot labels, of which rank 1 has no rows."""
+    y = np.eye(3)[Y]
+    here = slice(None) if COMM.rank == 0 else slice(0, 0)
+    scores = {"accuracy": metrics.accuracy}
+    together = fit(data=(X[here], y[here]), epochs=2, metrics=scores).history
+    alone = fit(data=(X, y), epochs=2, metrics=scores, comm=None).history
+    assert together["accuracy"] == alone["accuracy"]
+    assert together["val_accuracy"] == alone["val_accuracy"]
+
+
+def terminated(out, name):
+    """A signal ends rank 1 by itself as soon as it is handed on; rank 0 takes long to write the last checkpoint."""
+    save = checkpoint.save
+
+    def slow(path, arrays, metadata):
+        if metadata["progress"]["step"]:
+            time.sleep(1)
+        save(path, arrays, metadata=metadata)
+
+    checkpoint.save = slow
+    data = Batches(40, at=20 if COMM.rank == 1 else None, what=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    fit(data=data, validation=None, checkpoint=out + ".npz")
+
+
+def calibrating(out, _):
+    """A signal while the statistics are calibrated at the end: what was trained for is returned."""
+    calibrated, whole = training._calibrated, fit()
+
+    def signalled(*args, **kwargs):
+        if COMM.rank == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return calibrated(*args, **kwargs)
+
+    training._calibrated = signalled
+    result = fit(validation=None, metrics=None)
+    training._calibrated = calibrated
+    assert len(result.history["loss"]) == len(whole.history["loss"])
+    assert same_everywhere(result[:3])
+    fmlp.predict(NET, result.params, X)
+
+
+def alone(out, _):
+    """One rank goes on with what none began, and the reverse."""
+    for first, second in [(None, COMM), (COMM, None)]:
+        path = f"{out}.{first is None}.npz"
+        fit(comm=first, epochs=2, checkpoint=path)
+        assert len(fit(comm=second, epochs=4, checkpoint=path).history["loss"]) == 4
+    result = fit(callbacks=[lambda epoch: interrupt()])  # as without comm
+    assert result.stopped == "interrupted"
+
+
 def widths(out, _):
     fit(data=(X[:, : 4 - COMM.rank], Y), validation=None)
 
@@ -323,21 +451,35 @@ def interrupted(out, name):
 
 TASKS = {
     "agree": agree,
+    "alone": alone,
     "batches": batches,
     "before": before,
+    "calibrating": calibrating,
+    "callback interrupt": callback(interrupt),
+    "callback nested": callback(nested),
+    "callback twice": callback(twice),
     "caught": caught,
     "checkpointed": checkpointed,
     "different": different,
     "diverges": diverges,
+    "diverging": diverging,
     "empty": empty,
     "exit": one_rank(lambda: sys.exit(0)),
+    "fractions": fractions,
     "gradients": gradients,
     "interrupted": interrupted,
     "kill": one_rank(lambda: os.kill(os.getpid(), signal.SIGKILL)),
     "kinds": kinds,
+    "lists": lists,
     "mapped": mapped,
+    "one_hot": one_hot,
+    "parameters": parameters,
     "raise": one_rank(fail),
     "same": same,
+    "terminated": terminated,
+    "trees": trees,
+    "twice": one_rank(twice),
+    "waiting": waiting,
     "widths": widths,
 }
 

@@ -1,10 +1,15 @@
 """Checkpoints: training goes on bit for bit from wherever it was cut off, and nothing that was written is lost."""
 
+import enum
 import json
+import logging
+import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from functools import partial
 from math import inf, nan
@@ -43,8 +48,8 @@ Y = X[:, :3].argmax(1)
 
 
 def fit(path=None, net=NET, **settings):
-    _, params = net.init(random.key(1), (4,))
     given = {
+        "params": net.init(random.key(1), (4,))[1],
         "data": (X, Y),
         "loss": losses.cross_entropy,
         "optimizer": optim.adam(0.01, weight_decay=0.01),
@@ -57,7 +62,7 @@ def fit(path=None, net=NET, **settings):
         "progress": False,
     }
     given |= settings
-    return fmlp.fit(net, params, given.pop("data"), **given)
+    return fmlp.fit(net, given.pop("params"), given.pop("data"), **given)
 
 
 def assert_same(a, b):
@@ -114,6 +119,51 @@ def test_every_optimizer_goes_on(tmp_path, optimizer):
     assert_same(fit(tmp_path / "run.npz", **settings), whole)
 
 
+def test_a_state_goes_on_in_the_dtypes_that_it_has_come_to(tmp_path):
+    def update(grads, state, params):
+        count, mean, scalar = state
+        mean = fmlp.tree.map(lambda m, g: 0.9 * m + np.float64(0.1) * g, mean, grads)
+        updates = fmlp.tree.map(lambda m, g: (-0.1 * m).astype(g.dtype), mean, grads)
+        return updates, (count + 1, mean, np.float64(scalar) + 0.1)
+
+    optimizer = optim.Optimizer(lambda params: (0, fmlp.tree.map(np.zeros_like, params), np.float32(0)), update)
+    settings = {"optimizer": optimizer}
+    whole = fit(**settings)
+    assert fmlp.tree.leaves(whole.state[1])[0].dtype == np.float64
+    assert type(whole.state[2]) is np.float64
+    fit(tmp_path / "run.npz", **settings, epochs=2)
+    assert_same(fit(tmp_path / "run.npz", **settings), whole)
+
+
+@pytest.mark.parametrize(
+    ("grown", "message"),
+    [
+        (lambda seen: np.append(seen, 1.0), r"state/seen: '\(0,\)' as the optimizer's init made it, '\(1,\)' now"),
+        (lambda seen: {"a": seen}, r"state/seen: '\(0,\)' as the optimizer's init made it, 'absent' now"),
+    ],
+)
+def test_a_state_that_could_not_be_read_again_is_told_after_the_first_step(tmp_path, grown, message):
+    def update(grads, state, params):
+        return fmlp.tree.map(lambda g: -0.1 * g, grads), {"seen": grown(state["seen"])}
+
+    settings = {"optimizer": optim.Optimizer(lambda params: {"seen": np.zeros(0)}, update), "epochs": 1}
+    fit(**settings)
+    with pytest.raises(CheckpointError, match=f"(?s)^checkpoint: shapes have changed, .*{message}") as error:
+        fit(Checkpoint(tmp_path / "run.npz", epochs=1000), **settings)
+    assert not np.array_equal(error.value.params["dense_0"]["w"], NET.init(random.key(1), (4,))[1]["dense_0"]["w"])
+
+
+def test_a_state_that_changes_late_is_not_written(tmp_path):
+    def update(grads, state, params):
+        grown = np.zeros(1) if state["steps"] == 6 else state["seen"]
+        return fmlp.tree.map(lambda g: -0.1 * g, grads), {"steps": state["steps"] + 1, "seen": grown}
+
+    optimizer = optim.Optimizer(lambda params: {"steps": 0, "seen": np.zeros(0)}, update)
+    with pytest.raises(CheckpointError, match=r"state/seen"):
+        fit(tmp_path / "run.npz", optimizer=optimizer)
+    assert fmlp.load_metadata(tmp_path / "run.npz")["progress"]["epoch"] == 1
+
+
 def test_early_stopping_keeps_its_best(tmp_path):
     settings = {"early_stopping": EarlyStopping("val_loss", patience=3, restore_best=True), "epochs": 40}
     settings["optimizer"] = optim.adam(0.1)
@@ -149,10 +199,32 @@ def test_it_is_written_as_often_as_was_said_and_no_more(tmp_path, monkeypatch, o
 
 
 def test_what_killed_writers_left_is_cleared_away_and_nothing_else(tmp_path):
-    for name in (".run.npz.a1b2.tmp", ".other.npz.a1b2.tmp", "run.npz.tmp"):
+    orphan, young = ".run.0123456789abcdef.tmp", ".run.fedcba9876543210.tmp"
+    others = {".run.npz.0123456789abcdef.tmp", ".run.notes.tmp", ".run.a1b2.tmp", "run.0123456789abcdef.tmp"}
+    for name in (orphan, young, *others):
         (tmp_path / name).touch()
-    fit(tmp_path / "run.npz", epochs=1)
-    assert {path.name for path in tmp_path.iterdir()} == {"run.npz", ".other.npz.a1b2.tmp", "run.npz.tmp"}
+        os.utime(tmp_path / name, None if name == young else (0, 0))
+    folder = tmp_path / ".run.0000000000000000.tmp"
+    folder.mkdir()
+    os.utime(folder, (0, 0))
+    fit(tmp_path / "run", epochs=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", young, folder.name, *others}
+
+
+def test_a_relative_path_stays_the_same_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    whole = fit()
+    result = fit("run.npz", callbacks=[lambda epoch: os.chdir(tmp_path / "elsewhere")])
+    assert [path.name for path in tmp_path.rglob("*.npz")] == ["run.npz"]
+    assert_same(result, whole)
+    assert fmlp.load_metadata(tmp_path / "run.npz")["progress"]["epoch"] == 5
+
+
+def test_the_error_of_a_write_can_be_pickled():
+    error = pickle.loads(pickle.dumps(CheckpointError("no space", {"w": np.ones(2)})))
+    assert str(error) == "no space"
+    assert np.array_equal(error.params["w"], np.ones(2))
 
 
 def test_batches_and_weights_go_on(tmp_path):
@@ -206,7 +278,11 @@ def test_the_time_of_all_runs_counts(tmp_path):
         ({"class_weight": "balanced"}, r"class_weight: None in the file, 'balanced' now"),
         ({"weight": np.ones(50)}, r"weight: None in the file, 'float64 \(50,\) \w{16}' now"),
         ({"validation": (X[:9], Y[:9])}, r"validation/0: 'float32 \(10, 4\)' in the file, 'float32 \(9, 4\)' now"),
-        ({"net": network(7)}, r"params/dense_0/w: 'float32 \(4, 6\)' in the file, 'float32 \(4, 7\)' now"),
+        (
+            {"net": network(7)},
+            r"params/dense_0/w: 'float32 \(4, 6\) \w{16}' in the file, 'float32 \(4, 7\) \w{16}' now",
+        ),
+        ({"params": NET.init(random.key(7), (4,))[1]}, r"params/dense_0/w: 'float32 \(4, 6\) \w{16}' in the file"),
     ],
 )
 def test_a_checkpoint_of_other_settings_is_refused_by_what_differs(tmp_path, other, message):
@@ -216,6 +292,45 @@ def test_a_checkpoint_of_other_settings_is_refused_by_what_differs(tmp_path, oth
     with pytest.raises(ValueError, match=f"(?s)^checkpoint: .*run.npz is of another training; .*{message}"):
         fit(path, **other)
     assert path.read_bytes() == before
+
+
+class Batches:
+    """Batches of one's own."""
+
+    def __init__(self, size, x=X, label="y"):
+        self.size, self.x, self.label, self._read = size, x, label, 0
+
+    def __iter__(self):
+        for i in range(0, 40, self.size):
+            self._read += 1
+            yield self.x[i : i + self.size], Y[i : i + self.size]
+
+
+def pairs(size):
+    return [(X[i : i + size], Y[i : i + size]) for i in range(0, 40, size)]
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "message"),
+    [
+        (pairs(8), pairs(4), "data/batches: 5 in the file, 10 now"),
+        (pairs(8), pairs(10)[:3] + pairs(8)[3:], "data/rows of the first: 8 in the file, 10 now"),
+        (pairs(8), Batches(8), "data/batches: 5 in the file, 'absent' now"),
+        (Batches(8), Batches(4), "data/size: 8 in the file, 4 now"),
+        (Batches(8), Batches(8, label="z"), "data/label: 'y' in the file, 'z' now"),
+        (Batches(8), Batches(8, X[:45]), r"data/x: 'float32 \(50, 4\)' in the file, 'float32 \(45, 4\)' now"),
+        (Batches(8), Batches(8, X + 1), None),
+        (pairs(8), pairs(8), None),
+    ],
+)
+def test_batches_are_told_by_their_settings(tmp_path, one, two, message):
+    settings = {"validation": None, "metrics": None, "batch_size": None, "checkpoint": tmp_path / "run.npz"}
+    fit(data=one, **settings)
+    if message is None:
+        fit(data=two, **settings)
+    else:
+        with pytest.raises(ValueError, match=f"(?s)is of another training; .*{message}"):
+            fit(data=two, **settings)
 
 
 def test_a_schedule_is_told_by_its_milestones():
@@ -229,9 +344,60 @@ def test_a_schedule_is_told_by_its_milestones():
 NUMBERS = np.arange(3.0)
 
 
+class Decay:
+    def __init__(self, rate):
+        self.rate, self._calls = rate, int(rate * 100)
+
+    def at(self, count):
+        return self.rate
+
+
+class Slotted:
+    __slots__ = ("empty", "rate")
+
+    def __init__(self, rate):
+        self.rate = rate
+
+
+class Side(enum.Enum):
+    LEFT = 1
+    RIGHT = 2
+
+
+def closing_over(value):
+    return lambda: value
+
+
+def with_default(rate, *, power=2.0):
+    def schedule(count, rate=rate, *, power=power):
+        return rate * power
+
+    return schedule
+
+
 @pytest.mark.parametrize(
     ("one", "two", "expected"),
     [
+        (Decay(0.1).at, Decay(0.2).at, ["__self__/rate: 0.1 in the file, 0.2 now"]),
+        (Slotted(0.1), Slotted(0.2), ["rate: 0.1 in the file, 0.2 now"]),
+        (with_default(0.1), with_default(0.2), ["__defaults__/0: 0.1 in the file, 0.2 now"]),
+        (with_default(1, power=3), with_default(1, power=4), ["__kwdefaults__/power: 3 in the file, 4 now"]),
+        (closing_over({"b", "a"}), closing_over({"c", "a"}), ["value/1: 'b' in the file, 'c' now"]),
+        (closing_over(frozenset("abcdefgh")), closing_over(set("hgfedcba")), []),
+        (closing_over(b"a"), closing_over(b"a"), []),
+        (
+            closing_over(Side.LEFT),
+            closing_over(Side.RIGHT),
+            ["value: '<Side.LEFT: 1>' in the file, '<Side.RIGHT: 2>' now"],
+        ),
+        (closing_over(range(2)), closing_over(range(3)), ["value: 'range(0, 2)' in the file, 'range(0, 3)' now"]),
+        (closing_over(json), closing_over(math), ["value: 'json' in the file, 'math' now"]),
+        (
+            closing_over(type(closing_over)),
+            closing_over(Side),
+            [f"value/__name__: 'builtins.function' in the file, '{__name__}.Side' now"],
+        ),
+        (closing_over(logging.getLogger("a")), closing_over(logging.getLogger("b")), []),
         (EarlyStopping("loss", patience=3), EarlyStopping("loss", patience=4), ["patience: 3 in the file, 4 now"]),
         (partial(print, 1), partial(print, 2), ["args/0: 1 in the file, 2 now"]),
         (partial(print, end=""), partial(print, end="."), ["end: '' in the file, '.' now"]),
@@ -248,6 +414,41 @@ NUMBERS = np.arange(3.0)
 def test_settings_differ_by_what_they_hold(one, two, expected):
     was, now = (json.loads(json.dumps(describe(value))) for value in (one, two))
     assert list(differences(was, now)) == expected
+
+
+def test_functions_are_told_apart_by_their_code():
+    functions = [
+        lambda n: 0.1 * 0.9**n,
+        lambda n: 0.5 * 0.9**n,
+        lambda n: 0.1 / 0.9**n,
+        lambda n: math.floor(n),
+        lambda n: math.ceil(n),
+        lambda n: [0.1 * m for m in range(n)],
+        lambda n: [0.2 * m for m in range(n)],
+        lambda n: n in {"a", "b"},
+        lambda n: n in {"a", "c"},
+    ]
+    assert len({json.dumps(describe(function)) for function in functions}) == len(functions)
+    assert describe(lambda n: 0.1)["__code__"] == describe(lambda n: 0.1)["__code__"]
+    assert describe(functions[0])["__code__"].endswith(f" of Python {sys.version_info[0]}.{sys.version_info[1]}")
+    assert "__code__" not in describe(losses.mse)
+
+
+def test_a_description_is_the_same_in_every_process(tmp_path):
+    script = tmp_path / "told.py"
+    script.write_text(
+        "from fmlp.checkpoint import describe\nimport json\nnames = {'a', 'b', 'c', 'd'}\n"
+        "def make(names):\n    return lambda n: n in names or n in {'e', 'f', 'g', 'h'} or (lambda: n)\n"
+        "print(json.dumps(describe(make(names))))\n"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, script], capture_output=True, text=True, check=True,
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+        ).stdout
+        for seed in range(4)
+    }  # fmt: skip
+    assert len(told) == 1
 
 
 def test_arrays_are_told_apart_by_their_numbers_unless_mapped(tmp_path):
@@ -342,7 +543,7 @@ except fmlp.CheckpointError as error:
 
 def test_a_limit_on_files_is_a_clear_error(tmp_path):
     done = subprocess.run([sys.executable, "-c", LIMITED], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout == "checkpoint: run.npz could not be written: File too large\n"
+    assert done.stdout == f"checkpoint: {tmp_path.resolve() / 'run.npz'} could not be written: File too large\n"
     assert not list(tmp_path.iterdir())
 
 
@@ -373,11 +574,13 @@ print(open("run.npz", "rb").read() == before, os.listdir())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs permissions as Unix has them")
-def test_a_read_only_folder_leaves_the_old_file_and_hands_over_what_was_reached(tmp_path):
-    done = subprocess.run([sys.executable, "-c", READ_ONLY], cwd=tmp_path, capture_output=True, text=True)
-    tmp_path.chmod(0o755)
+def test_a_read_only_folder_leaves_the_old_file_and_hands_over_what_was_reached():
+    with tempfile.TemporaryDirectory() as folder:  # not in pytest's, which another user may not enter
+        done = subprocess.run([sys.executable, "-c", READ_ONLY], cwd=folder, capture_output=True, text=True)
+        os.chmod(folder, 0o755)
+        path = Path(folder).resolve() / "run.npz"
     assert done.stderr == ""
-    denied = "checkpoint: run.npz could not be written: Permission denied ['b', 'w']"
+    denied = f"checkpoint: {path} could not be written: Permission denied ['b', 'w']"
     assert done.stdout.splitlines() == [denied, "True ['run.npz']"]
 
 

@@ -157,16 +157,56 @@ def test_what_rank_0_decides_all_do(tmp_path, ranks):
         ),
         (2, "caught", "fmlp: rank 1 of 2 failed: OSError: the disk of this rank is gone"),
         (2, "exit", "fmlp: rank 1 of 2 failed: SystemExit: 0"),
-        (2, "widths", "data/0: 'float32 (240, 4)' on rank 0, 'float32 (240, 3)' on rank 1"),
+        (2, "widths", "data/0: 'float32 (rows, 4)' on rank 0, 'float32 (rows, 3)' on rank 1"),
         (2, "different", "batch_size: 16 on rank 0, 17 on rank 1"),
-        (2, "kinds", "data: False on rank 0, True on rank 1"),
+        (2, "kinds", "data: 'batches' on rank 0, {'0': 'float32 (rows, 4)'"),
         (2, "empty", "ValueError: data: expected at least one row"),
+        (2, "callback interrupt", "fmlp: rank 0 of 2 failed: KeyboardInterrupt"),
+        (2, "callback nested", "fmlp: rank 0 of 2 failed: NonFiniteError: one rank only"),
+        (2, "diverging", "fmlp: rank 0 of 2 failed: NonFiniteError: epoch 0"),
+        (2, "trees", "data/0/a: 'float32 (rows, 4)' on rank 0, 'absent' on rank 1"),
+        (2, "fractions", "validation: 0.4 on rank 0, 0.2 on rank 1"),
+        (2, "parameters", "params/dense_0/w: 'float32 (4, 8)"),
     ],
 )
 def test_what_goes_wrong_on_one_rank_ends_all_of_them(tmp_path, ranks, task, message):
     done = run(ranks, task, tmp_path / "out", "")
     assert done.returncode != 0
     assert message in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals as Unix has them")
+@pytest.mark.parametrize("task", ["callback twice", "twice"])
+def test_a_second_signal_ends_all_ranks_at_once(tmp_path, task):
+    done = run(2, task, tmp_path / "out", "")
+    assert done.returncode != 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals as Unix has them")
+def test_a_second_signal_ends_a_rank_that_waits(tmp_path):
+    words = command(2, "waiting", tmp_path / "out", "")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=ENVIRONMENT) as job:
+        try:
+            os.kill(int(job.stdout.readline()), signal.SIGTERM)
+            assert job.wait(30) != 0
+        finally:
+            job.kill()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals as Unix has them")
+def test_a_rank_that_is_terminated_leaves_rank_0_the_time_to_write(tmp_path):
+    assert run(2, "terminated", tmp_path / "out", "").returncode != 0
+    progress = fmlp.load_metadata(tmp_path / "out.npz")["progress"]
+    assert (progress["epoch"], progress["step"]) == (0, 20)
+
+
+@pytest.mark.parametrize("task", ["calibrating", "lists", "one_hot"])
+def test_two_ranks_do_what_one_does(tmp_path, task):
+    succeed(2, task, tmp_path / "out", "")
+
+
+def test_one_rank_goes_on_with_what_none_began_and_the_reverse(tmp_path):
+    succeed(1, "alone", tmp_path / "out", "")
 
 
 def test_a_rank_that_is_killed_ends_all_of_them(tmp_path):

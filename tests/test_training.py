@@ -530,6 +530,26 @@ def test_an_interrupt_returns_what_was_reached():
     assert [len(values) for values in in_metric.history.values()] == [2] * 3
 
 
+def test_an_interrupt_of_the_last_calibration_returns_what_was_reached(monkeypatch):
+    whole = fit_classes()
+    with monkeypatch.context() as patched:
+        patched.setattr(fmlp.training, "_calibrated", lambda *args, **settings: interrupt())
+        result = fit_classes()
+    assert result.stopped == "interrupted"
+    assert result.history == whole.history
+    assert_same_bits(fmlp.calibrate(CLASSIFIER, result.params, classes()[0]), whole.params)
+    with pytest.raises(ValueError, match="calibrate"):  # never a silent wrong answer
+        fmlp.predict(CLASSIFIER, result.params, classes()[0])
+
+
+def test_a_nan_in_mapped_data_is_thought_of(tmp_path):
+    x = np.array(NUMBERS[0], np.float32)
+    x[0] = nan
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(NonFiniteError, match=r"the loss is nan .* or is there a NaN, .* or a number too large in the"):
+        fit(data=(np.load(tmp_path / "x.npy", mmap_mode="r"), NUMBERS[1]))
+
+
 def test_an_interrupt_within_an_epoch_keeps_its_steps_and_restores_the_best():
     steps = count()
 
@@ -921,6 +941,32 @@ def test_callbacks_get_calibrated_parameters_and_the_last_epoch_too():
 def test_a_callback_that_returns_something_else_is_named():
     with pytest.raises(TypeError, match=r"^callbacks: expected an Epoch or None from .* got True"):
         fit(callbacks=[lambda epoch: True])
+
+
+@pytest.mark.parametrize(
+    ("callback", "got"),
+    [
+        (lambda epoch: epoch._replace(history=None), "None"),
+        (lambda epoch: epoch._replace(history={**epoch.history, "note": ["x"]}), r"\['x'\] as 'note'"),
+        (lambda epoch: epoch._replace(history={**epoch.history, "note": [1.0, None]}), r"\[1.0, None\] as 'note'"),
+        (lambda epoch: epoch._replace(history={**epoch.history, 1: [0.0]}), r"\[0.0\] as 1"),
+        (lambda epoch: epoch.history.update(mine=1.0), "1.0 as 'mine'"),
+        (lambda epoch: epoch.history.update(mine="1"), "'1' as 'mine'"),
+    ],
+)
+def test_a_callback_that_breaks_the_history_is_named(callback, got):
+    names = r"^callbacks: expected <function .*lambda.*> to leave a history of names and lists of numbers, got"
+    with pytest.raises(TypeError, match=f"{names} {got}"):
+        fit(callbacks=[callback])
+
+
+def test_a_callback_may_add_numbers_of_numpy(tmp_path):
+    def add(epoch):
+        numbers = {"one": np.float32(0.5), "two": np.array(2), "three": np.True_}
+        return epoch._replace(history=epoch.history | {name: [value] for name, value in numbers.items()})
+
+    history = fit(callbacks=[add], checkpoint=tmp_path / "run.npz").history
+    assert history["one"] == [0.5]
 
 
 @pytest.mark.parametrize("optimizer", [optim.chain(optim.clip(1.0), optim.sgd(0.1)), optim.lion(0.1)])
