@@ -223,9 +223,9 @@ def _mean(values: Array, weight: Any, derivative: Callable[[], Array], factor: f
     if weight is None:
         share = 1 / values.size
 
-        @np.errstate(over="ignore")
         def mean_pullback(dy: Any) -> tuple[Array, None]:
-            return derivative() * (dy * (factor * share)), None
+            with np.errstate(over="ignore"):
+                return derivative() * (dy * (factor * share)), None
 
         return values.sum() * share, mean_pullback
     w = array_of_numbers("weight", weight).astype(np.float64, copy=False)
@@ -273,7 +273,7 @@ def _aligned(prediction: Array, y: Any) -> Array:
 
 
 def _within(y: Array, low: float, high: float) -> bool:
-    return bool(y.min(initial=low) >= low and y.max(initial=high) <= high)
+    return not y.size or bool(y.min() >= low and y.max() <= high)
 
 
 def _counted(y: Array, weight: Any, filling: float = 0) -> Array:

@@ -334,7 +334,7 @@ LOSSES = [
     ("poisson", "predict=rate", "predict=as_is"),
     ("_counted", "!= 0", "== 0"),
     ("_counted", "y.dtype.type(filling)", "y"),
-    ("_within", "y.max(initial=high) <= high", "True"),
+    ("_within", "y.max() <= high", "True"),
     ("binary_cross_entropy", "np.maximum(z, 0)", "z"),
     ("binary_cross_entropy", "- z * y", "+ z * y"),
     ("binary_cross_entropy", "np.log1p(np.exp(-np.abs(z)))", "np.log1p(np.exp(-z))"),
