@@ -459,8 +459,7 @@ def residual(*layers: Layer) -> Layer:
             yield _next(cotangents, "residual")
             yield _sum((_next(cotangents, "residual"), dy))
 
-        shortcut = tree_map(_cast, y, x) if isinstance(y, tuple) else _cast(y, x)
-        return _sum((y, shortcut)), pullback
+        return _sum((y, x if isinstance(y, tuple) else np.asarray(x))), pullback
 
     return Layer(init, _combinator(residual, children))
 
@@ -703,10 +702,6 @@ def _in_dtype_of(params: Tree, x: Any) -> Any:
     if not isinstance(leaf, np.ndarray) or (isinstance(x, np.ndarray) and x.dtype == leaf.dtype):
         return x
     return tree_cast(x, leaf.dtype) if isinstance(x, np.ndarray | tuple) else x
-
-
-def _cast(like: Array, x: Any) -> Array:
-    return np.asarray(x, like.dtype)
 
 
 def _sum(xs: Sequence[Any]) -> Any:

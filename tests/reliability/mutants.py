@@ -510,7 +510,9 @@ LAYERS = [
     ("fan_in_concat", "sum(s[at] for s in shape)", "shape[0][at]"),
     ("_features", "array.astype(dtype)", "array.astype(np.float64)"),
     ("_features", "array.shape[-1] != n", "False"),
-    ("_cast", "np.asarray(x, like.dtype)", "np.asarray(x)"),
+    ("_common_dtype", "min(floating", "max(floating"),
+    ("_common_dtype", 'dtype.kind == "f"', "True"),
+    ("_add", "np.shape(x) != np.shape(y)", "False"),
     ("_named", "_{i}", "_{len(layers) - i}"),
 ]
 
