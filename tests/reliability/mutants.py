@@ -500,7 +500,7 @@ LAYERS = [
     ("parallel", "_keys(key, train, len(children))", "[key] * len(children)"),
     ("parallel", "zip(pullbacks, dy, ", "zip(pullbacks, dy[::-1], "),
     ("residual", '_sum((_next(cotangents, "residual"), dy))', '_next(cotangents, "residual")'),
-    ("residual", "_sum((y, shortcut))", "y"),
+    ("residual", "_sum((y, x if isinstance(y, tuple) else np.asarray(x)))", "y"),
     ("residual", "out != shape", "False"),
     ("fan_out", "_sum(dy)", "dy[0]"),
     ("fan_in_sum", "_sum(x)", "x[0]"),
