@@ -328,7 +328,7 @@ def test_branches():
 WIDEN = Dense(2)
 
 
-@pytest.mark.parametrize("skip", [None, Elu(), Identity(), WIDEN])
+@pytest.mark.parametrize("skip", [None, serial(), Elu(), Identity(), WIDEN])
 def test_whole_networks_stay_in_the_dtype_of_their_parameters(skip):
     inner = [Dense(3), BatchNorm(), Elu(), LayerNorm(), Dropout(0.25), Prelu(3), Tanh()]
     net = serial(*inner, residual(Dense(3)), Dense(2))
