@@ -25,14 +25,11 @@ from fmlp import tree
 from fmlp.autodiff import Differentiable
 from fmlp.checks import integer, number
 from fmlp.checks import path as checked_path
-from fmlp.files import FileFormatError
+from fmlp.files import FileFormatError, locked, opened
 from fmlp.serialization import load, load_metadata, save, unnamed
 from fmlp.tree import Tree
 
 __all__ = ["Checkpoint", "CheckpointError", "Progress", "Saver", "describe", "differences"]
-
-STALE = 600
-"""After so many seconds a draft is nobody's."""
 
 HELD = ("__defaults__", "__kwdefaults__", "__self__")
 """What a function brings along, besides its code and what it closes over."""
@@ -61,8 +58,7 @@ class Checkpoint:
 
     One more is written when training ends, by itself, by Ctrl-C or by SIGTERM. The file is replaced whole: whoever
     looks sees the old one or the new one. `path` is from now on the same file, wherever the program goes to, and it is
-    of one training at a time. Drafts beside it, ``.run.npz.….tmp``, that are older than ten minutes are those of a
-    training that was killed, and `fit` removes them.
+    of one training at a time. Drafts beside it, ``.run.npz.….tmp``, that a killed training has left are removed.
 
     A training goes on with the arguments that it had. Functions are the same if they have the same code, as one version
     of Python compiles it (those of fmlp, the same name), default arguments and values that they close over; objects, if
@@ -252,9 +248,10 @@ def _clear_drafts(path: Path) -> None:
     """Remove what writers that were killed have left: see `fmlp.files.replacing`."""
     import glob
 
-    for draft in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.tmp"):
-        with suppress(OSError):  # a folder, another user's, or gone
-            if time.time() - draft.lstat().st_mtime > STALE:
+    whole = Path(os.path.realpath(path))
+    for draft in whole.parent.glob(f".{glob.escape(whole.name)}.{'[0-9a-f]' * 16}.tmp"):
+        with suppress(OSError, FileFormatError), opened(draft) as file:  # a folder, another user's, or gone
+            if locked(file):  # nobody writes it
                 draft.unlink()
 
 

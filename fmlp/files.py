@@ -96,6 +96,19 @@ def opened(path: StrPath) -> Iterator[IO[bytes]]:
         yield stream
 
 
+def locked(file: IO[bytes]) -> bool:
+    """Lock a file for as long as it is open, or its process lives; False where another has, or it cannot be locked."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # as on Windows, where a file that is open cannot be removed
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def reading(path: StrPath, kind: str) -> Iterator[None]:
     """Turn whatever goes wrong while a file is read into a FileFormatError, but for the system's own errors."""
@@ -129,6 +142,7 @@ def replacing(path: StrPath) -> Iterator[IO[bytes]]:
     draft = whole.with_name(f".{whole.name}.{os.urandom(8).hex()}.tmp")
     try:
         with draft.open("xb") as file:
+            locked(file)
             yield file
             file.flush()
             os.fsync(file.fileno())

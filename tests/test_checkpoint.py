@@ -32,6 +32,7 @@ from fmlp import (
     schedules,
 )
 from fmlp.checkpoint import describe, differences
+from fmlp.files import locked
 from fmlp.layers import BatchNorm, Dense, Dropout, Elu, serial
 
 sys.path.insert(0, str(Path(__file__).parent / "reliability"))
@@ -199,16 +200,26 @@ def test_it_is_written_as_often_as_was_said_and_no_more(tmp_path, monkeypatch, o
 
 
 def test_what_killed_writers_left_is_cleared_away_and_nothing_else(tmp_path):
-    orphan, young = ".run.0123456789abcdef.tmp", ".run.fedcba9876543210.tmp"
+    orphan, held = ".run.0123456789abcdef.tmp", ".run.fedcba9876543210.tmp"
     others = {".run.npz.0123456789abcdef.tmp", ".run.notes.tmp", ".run.a1b2.tmp", "run.0123456789abcdef.tmp"}
-    for name in (orphan, young, *others):
+    for name in (orphan, held, *others):
         (tmp_path / name).touch()
-        os.utime(tmp_path / name, None if name == young else (0, 0))
     folder = tmp_path / ".run.0000000000000000.tmp"
     folder.mkdir()
-    os.utime(folder, (0, 0))
-    fit(tmp_path / "run", epochs=1)
-    assert {path.name for path in tmp_path.iterdir()} == {"run", young, folder.name, *others}
+    with (tmp_path / held).open("r+b") as file:  # as another training has it that writes just now
+        assert locked(file)
+        fit(tmp_path / "run", epochs=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", held, folder.name, *others}
+
+
+def test_a_draft_beside_what_a_link_leads_to_is_cleared_away(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "run.npz").symlink_to(tmp_path / "scratch" / "run.npz")
+    draft = tmp_path / "scratch" / ".run.npz.0123456789abcdef.tmp"
+    draft.touch()
+    fit(tmp_path / "run.npz", epochs=1)
+    assert not draft.exists()
+    assert (tmp_path / "run.npz").is_symlink()
 
 
 def test_a_relative_path_stays_the_same_file(tmp_path, monkeypatch):

@@ -73,9 +73,7 @@ def survive(folder: Path, kills: int, seed: int, epochs: int) -> int:
                 child.send_signal(signal.SIGKILL)
                 child.wait()
                 killed += 1
-                for draft in folder.glob(f".{path.name}.*.tmp"):
-                    within += 1
-                    os.utime(draft, (0, 0))  # as if it had been some time ago
+                within += any(folder.glob(f".{path.name}.*.tmp"))
             assert child.returncode in (0, -signal.SIGKILL), f"the training ended with {child.returncode}"
             if child.returncode == 0:
                 break
