@@ -112,6 +112,21 @@ def test_an_interrupted_training_ends_with_the_bits_of_one_that_was_not(tmp_path
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_training_may_be_interrupted_many_times_within_an_epoch(tmp_path, monkeypatch):
+    whole, original = fit(), optim.apply_updates
+    for _ in range(13):  # of two steps each, of 25
+        left = iter(range(2, -1, -1))
+
+        def interrupting(params, updates, left=left):
+            if not next(left):
+                raise KeyboardInterrupt
+            return original(params, updates)
+
+        monkeypatch.setattr(optim, "apply_updates", interrupting)
+        result = fit(tmp_path / "run.npz")
+    assert_same(result, whole)
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_goes_on(tmp_path, optimizer):
     settings = {"optimizer": optimizer, "metrics": None, "validation": None}
