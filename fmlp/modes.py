@@ -83,7 +83,10 @@ class Calibration:
 
 
 def of_batch(x: Array, eps: float, train: Any) -> tuple[Array, Array, Array, Array, int]:
-    """Return z, r, mean and var as `standardized` does, and the number of rows, all of the whole batch."""
+    """Return z, r, mean and var as `standardized` does, and the number of rows, all of the whole batch.
+
+    `x` and z are (rows, n), r, mean and var (n,). Raises ValueError for a batch of fewer than two rows.
+    """
     if shard := _shard(train):
         return shard.standardized(x, eps)
     if len(x) < 2:
@@ -93,7 +96,7 @@ def of_batch(x: Array, eps: float, train: Any) -> tuple[Array, Array, Array, Arr
 
 
 def over_batch(train: Any, *sums: Array) -> Any:
-    """Add up the sums that the parts of a batch have."""
+    """Add up what the parts of a batch have of some sums, all of one shape."""
     shard = _shard(train)
     return shard.gather(np.stack(sums)).sum(0) if shard else sums
 

@@ -163,11 +163,12 @@ def fit(
 
     `data` is a pair ``(x, y)`` of arrays with the examples along the first axis, in memory or memory-mapped (x may
     be a tree of such arrays), or an iterable of batches ``(x, y)`` or ``(x, y, weight)`` that can be gone through
-    once an epoch, in the order that its method ``shuffled(key)`` gives if it has one (`data.Batches`). Arrays are
-    shuffled each epoch and cut into batches of `batch_size`, by default 32, or all rows where there are fewer; a last
-    batch that alone has one row joins the one before it. A memory-mapped x of more than 128 MiB is shuffled by blocks
-    of 128 KiB, and by rows within each 1,024 blocks: no more than these are in memory. `key` is the source of all
-    randomness: the same key gives the same result, bit for bit.
+    once an epoch, in the order that its method ``shuffled(key)`` gives if it has one (`data.Batches`). Batches bring
+    their own size: a `batch_size` other than the one they name is refused. Arrays are shuffled each epoch and cut
+    into batches of `batch_size`, by default 32, or all rows where there are fewer; a last batch that alone has one row
+    joins the one before it. A memory-mapped x of more than 128 MiB is shuffled by blocks of 128 KiB, and by rows within
+    each 1,024 blocks: no more than these are in memory. `key` is the source of all randomness: the same key gives the
+    same result, bit for bit.
 
     `validation` is a pair (x, y), or the fraction of `data` to set aside at random. `metrics` maps names to functions
     ``(y_true, y_pred) -> float``; after each epoch they are worked out at inference on the training and the
@@ -667,7 +668,7 @@ def _check_targets(
         return
     for part in batching.slices(len(y), 1 << 16):
         weights = {} if weight is None else {"weight": weight[part]}
-        if weight is not None and not weight[part].any():
+        if weights and not weights["weight"].any():
             continue
         try:
             loss(np.zeros((len(y[part]), *first.shape[1:]), first.dtype), y[part], **weights)
