@@ -4,6 +4,8 @@ import os
 
 from hypothesis import HealthCheck, Phase, settings
 
+import fmlp  # noqa: F401  # before pytest imports its modules for their doctests, one by one, as others than these
+
 collect_ignore = ["packaging", "typing"]  # not tests to run: the one is a command, the other is for type checkers
 
 settings.register_profile(
