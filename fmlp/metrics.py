@@ -2,76 +2,117 @@
 
 The order of arguments and the values are scikit-learn's, with ``zero_division=0`` and without warnings.
 
-Every function takes arrays, or anything `np.asarray` makes one of, with one row per example. One column is
+Every function takes arrays, or anything that `np.asarray` turns into one, with one row per example. One column is
 one column, whether its shape is (n,) or (n, 1); the two never broadcast against each other. `weight`, of
 shape (n,) or (n, 1), counts each row that many times; its default is one each.
 
 *Labels* are integers, booleans, strings, or floats that are whole numbers. The classes are the labels that
-occur in `y_true` or in `y_pred`, sorted.
+occur in `y_true` or in `y_pred`, sorted. Where a row can have several labels, they are zeros and ones of shape
+(n, labels), two columns or more.
+
+*Scores* say how likely each class is: `y_score` has one column, for the second of two classes, or one column for each
+class or label. The columns belong to the labels 0 to k - 1, or else to the k sorted labels that occur in `y_true`.
+`fit` and `evaluate` give the functions that take scores the network's probabilities, and all other functions its
+prediction; `on_output` makes any function one that takes scores.
 
 Every function raises ValueError when the shapes of `y_true` and `y_pred` do not match or there are no rows,
 when the weights do not fit the rows, are negative or not finite, or are all zero, and when floats given as
 labels are not whole numbers; TypeError for values that are neither numbers nor labels. What overflows float64 is
-infinite, without a warning.
+infinite, without a warning. A NaN among numbers or scores gives NaN.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, overload
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike, NDArray
 
-from fmlp.checks import array_of_numbers
+from fmlp.checks import array_of_numbers, choice, function, given, integer
 
-Array: TypeAlias = npt.NDArray[Any]
-Average: TypeAlias = Literal["macro", "weighted", "binary"]
+Array: TypeAlias = NDArray[Any]
+Average: TypeAlias = Literal["macro", "micro", "weighted", "binary"]
+Weight: TypeAlias = ArrayLike | None
+P = ParamSpec("P")
+R = TypeVar("R")
 
-__all__ = ["accuracy", "confusion_matrix", "f1", "mae", "mse", "precision", "r2", "recall"]
+__all__ = [
+    "ClassScore",
+    "accuracy",
+    "average_precision",
+    "confusion_matrix",
+    "f1",
+    "log_loss",
+    "mae",
+    "mse",
+    "on_output",
+    "precision",
+    "r2",
+    "recall",
+    "roc_auc",
+    "top_k_accuracy",
+]
 
 
-def accuracy(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, *, weight: npt.ArrayLike | None = None) -> float:
-    """Give the fraction of rows whose label is right.
+def accuracy(y_true: ArrayLike, y_pred: ArrayLike, *, weight: Weight = None) -> float:
+    """Give the fraction of rows whose label is right; of rows with several labels, whose labels are all right.
 
     >>> accuracy([0, 1, 2, 2], [0, 1, 2, 1])
     0.75
+    >>> accuracy([[0, 1], [1, 1]], [[0, 1], [1, 0]])
+    0.5
     """
     t, p = _labels(y_true, y_pred)
-    return float(np.average(t == p, weights=_weight(weight, t.size)))
+    return float(np.average((t == p).all(axis=1), weights=_weight(weight, len(t))))
 
 
-@overload
+class ClassScore(Protocol):
+    """The type of `precision`, `recall` and `f1`: a number, or with ``average=None`` a number for each class."""
+
+    __name__: str
+
+    @overload
+    def __call__(
+        self,
+        y_true: ArrayLike,
+        y_pred: ArrayLike,
+        *,
+        average: Average = ...,
+        pos_label: Any = ...,
+        weight: Weight = ...,
+    ) -> float: ...
+    @overload
+    def __call__(self, y_true: ArrayLike, y_pred: ArrayLike, *, average: None, weight: Weight = ...) -> Array: ...
+
+
+def _class_score(f: Callable[..., float | Array]) -> ClassScore:
+    return cast(ClassScore, f)
+
+
+@_class_score
 def precision(
-    y_true: npt.ArrayLike,
-    y_pred: npt.ArrayLike,
-    *,
-    average: Average = ...,
-    pos_label: Any = ...,
-    weight: npt.ArrayLike | None = ...,
-) -> float: ...
-@overload
-def precision(
-    y_true: npt.ArrayLike, y_pred: npt.ArrayLike, *, average: None, weight: npt.ArrayLike | None = ...
-) -> Array: ...
-def precision(
-    y_true: npt.ArrayLike,
-    y_pred: npt.ArrayLike,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     *,
     average: Average | None = "macro",
     pos_label: Any = 1,
-    weight: npt.ArrayLike | None = None,
+    weight: Weight = None,
 ) -> float | Array:
     """Give the fraction of the rows predicted to be of a class that are: ``hits / predicted``.
 
     That is a number per class, 0 for a class that is never predicted. `average` makes one of them:
 
     - "macro", the default: their mean;
+    - "micro": the sum of the hits of all classes over the sum of the rows predicted, which is `accuracy` unless rows
+      have several labels;
     - "weighted": their mean, weighted by how often the class is true;
     - "binary": the number of `pos_label`, where there are no more than two classes (0 if it does not occur);
     - None: no averaging, an array of shape (classes,), in the order of the sorted labels.
 
-    Raises ValueError for another `average`, and with "binary" for a third class or when there are two
-    and neither is `pos_label`; see the module for the rest.
+    Raises ValueError for another `average`, and with "binary" for a third class, when there are two and neither is
+    `pos_label`, or where rows have several labels; see the module for the rest.
 
     >>> precision([0, 1, 2, 2], [0, 1, 2, 1], average=None)
     array([1. , 0.5, 1. ])
@@ -79,29 +120,17 @@ def precision(
     0.6666666666666666
     """
     classes, hits, actual, predicted = _counts(y_true, y_pred, weight)
-    return _average(_ratio(hits, predicted), classes, actual, average, pos_label)
+    return _average(hits, predicted, classes, actual, average, pos_label)
 
 
-@overload
+@_class_score
 def recall(
-    y_true: npt.ArrayLike,
-    y_pred: npt.ArrayLike,
-    *,
-    average: Average = ...,
-    pos_label: Any = ...,
-    weight: npt.ArrayLike | None = ...,
-) -> float: ...
-@overload
-def recall(
-    y_true: npt.ArrayLike, y_pred: npt.ArrayLike, *, average: None, weight: npt.ArrayLike | None = ...
-) -> Array: ...
-def recall(
-    y_true: npt.ArrayLike,
-    y_pred: npt.ArrayLike,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     *,
     average: Average | None = "macro",
     pos_label: Any = 1,
-    weight: npt.ArrayLike | None = None,
+    weight: Weight = None,
 ) -> float | Array:
     """Give the fraction of the rows of a class that are predicted to be of it: ``hits / actual``.
 
@@ -114,27 +143,17 @@ def recall(
     0.8333333333333334
     """
     classes, hits, actual, _ = _counts(y_true, y_pred, weight)
-    return _average(_ratio(hits, actual), classes, actual, average, pos_label)
+    return _average(hits, actual, classes, actual, average, pos_label)
 
 
-@overload
+@_class_score
 def f1(
-    y_true: npt.ArrayLike,
-    y_pred: npt.ArrayLike,
-    *,
-    average: Average = ...,
-    pos_label: Any = ...,
-    weight: npt.ArrayLike | None = ...,
-) -> float: ...
-@overload
-def f1(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, *, average: None, weight: npt.ArrayLike | None = ...) -> Array: ...
-def f1(
-    y_true: npt.ArrayLike,
-    y_pred: npt.ArrayLike,
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
     *,
     average: Average | None = "macro",
     pos_label: Any = 1,
-    weight: npt.ArrayLike | None = None,
+    weight: Weight = None,
 ) -> float | Array:
     """Give the harmonic mean of precision and recall: ``2 · hits / (actual + predicted)``.
 
@@ -146,10 +165,10 @@ def f1(
     0.6666666666666666
     """
     classes, hits, actual, predicted = _counts(y_true, y_pred, weight)
-    return _average(_ratio(2 * hits, actual + predicted), classes, actual, average, pos_label)
+    return _average(2 * hits, actual + predicted, classes, actual, average, pos_label)
 
 
-def confusion_matrix(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> npt.NDArray[np.int64]:
+def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray[np.int64]:
     """Count the rows of each true class (down) that are predicted to be of each class (across).
 
     Returns an int64 array of shape (classes, classes), classes in the order of the sorted labels.
@@ -159,12 +178,12 @@ def confusion_matrix(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> npt.NDArra
            [0, 1, 0],
            [0, 1, 1]])
     """
-    classes, t, p = _encode(y_true, y_pred)
+    classes, t, p = _encode(*_labels(y_true, y_pred, several=False))
     k = len(classes)
     return np.bincount(k * t + p, minlength=k * k).astype(np.int64, copy=False).reshape(k, k)
 
 
-def mse(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, *, weight: npt.ArrayLike | None = None) -> float:
+def mse(y_true: ArrayLike, y_pred: ArrayLike, *, weight: Weight = None) -> float:
     """Give the mean squared error, ``mean((y_true - y_pred)²)``, over rows and columns.
 
     Both of shape (n,) or (n, k). Computed in float64. NaN gives NaN.
@@ -177,7 +196,7 @@ def mse(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, *, weight: npt.ArrayLike |
         return _mean(np.square(t - p), weight)
 
 
-def mae(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, *, weight: npt.ArrayLike | None = None) -> float:
+def mae(y_true: ArrayLike, y_pred: ArrayLike, *, weight: Weight = None) -> float:
     """Give the mean absolute error, ``mean(|y_true - y_pred|)``, over rows and columns.
 
     Both of shape (n,) or (n, k). Computed in float64. NaN gives NaN.
@@ -190,7 +209,7 @@ def mae(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, *, weight: npt.ArrayLike |
         return _mean(np.abs(t - p), weight)
 
 
-def r2(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, *, weight: npt.ArrayLike | None = None) -> float:
+def r2(y_true: ArrayLike, y_pred: ArrayLike, *, weight: Weight = None) -> float:
     """Give the coefficient of determination, ``1 - Σ(y_true - y_pred)² / Σ(y_true - mean(y_true))²``.
 
     1 is perfect, 0 is no better than the mean of `y_true`, and there is no lower bound. Both of shape (n,) or
@@ -219,43 +238,153 @@ def r2(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, *, weight: npt.ArrayLike | 
         return float(score.mean())
 
 
-def _columns(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, k: Literal["1", "k"]) -> tuple[Array, Array]:
+def on_output(f: Callable[P, R]) -> Callable[P, R]:
+    """Mark a metric ``f(y_true, y_score)`` that wants the network's output, not the prediction read off it.
+
+    `fit` and `evaluate` give it probabilities where the loss has them, softmax of the logits for `cross_entropy` and
+    their sigmoid for `binary_cross_entropy`, and else the output as it is. `f` itself is not changed. Of this module,
+    `roc_auc`, `average_precision`, `log_loss` and `top_k_accuracy` are marked.
+
+    >>> brier = on_output(lambda y_true, y_score: float(np.mean((y_true - y_score) ** 2)))
+    >>> brier([0, 1], np.array([0.5, 1.0]))
+    0.125
+    """
+
+    @functools.wraps(function("f", f, "a function (y_true, y_score) -> float"))
+    def marked(*args: P.args, **kwargs: P.kwargs) -> R:
+        return f(*args, **kwargs)
+
+    marked.on_output = True  # type: ignore[attr-defined]
+    return marked
+
+
+def wants_output(metric: Any) -> bool:
+    """Tell whether `metric`, or that of which it is a `functools.partial`, is marked by `on_output`."""
+    while isinstance(metric, functools.partial):
+        metric = metric.func
+    return getattr(metric, "on_output", False)
+
+
+@on_output
+def roc_auc(
+    y_true: ArrayLike, y_score: ArrayLike, *, average: Literal["macro", "micro", "weighted"] = "macro",
+    weight: Weight = None,
+) -> float:  # fmt: skip
+    """Give the area under the ROC curve: how often a row of the class has a higher score than a row of the others.
+
+    Equal scores count half. Of two classes that is a number for the second one. Of more classes, each against the rest,
+    or of several labels it is a number for each, NaN for one of which no row or every row is. `average` makes one of
+    them: "macro", the default, their mean; "weighted", their mean weighted by how often the class is true; "micro",
+    the area when each pair of row and class counts as a row. scikit-learn's ``roc_auc_score(multi_class="ovr")``.
+
+    >>> roc_auc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
+    0.75
+    """
+    return _one_against_rest(_area, y_true, y_score, average, weight)
+
+
+@on_output
+def average_precision(
+    y_true: ArrayLike, y_score: ArrayLike, *, average: Literal["macro", "micro", "weighted"] = "macro",
+    weight: Weight = None,
+) -> float:  # fmt: skip
+    """Give the mean of the precisions at all thresholds, each weighted by the recall it adds: ``Σ (Rᵢ - Rᵢ₋₁) Pᵢ``.
+
+    That is a number for the second of two classes; of more classes or of several labels a number for each, 0 for one
+    that does not occur, and `average` makes one of them as in `roc_auc`.
+
+    >>> average_precision([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
+    0.8333333333333333
+    """
+    return _one_against_rest(_mean_precision, y_true, y_score, average, weight)
+
+
+@on_output
+def log_loss(y_true: ArrayLike, y_score: ArrayLike, *, weight: Weight = None) -> float:
+    """Give the mean of ``-log p``, p the probability that a row's scores give to its label.
+
+    `y_score` are probabilities, (n,) or (n, 1) of the second of two classes, or (n, classes). They are clipped to
+    [ε, 1 - ε], with the ε of their dtype. Raises ValueError for scores that are no probabilities.
+
+    >>> log_loss([0, 1, 1], [[0.5, 0.5], [0.5, 0.5], [0.0, 1.0]])
+    0.46209812037329695
+    """
+    t, p, w = _scored(y_true, y_score, weight, several=False)
+    dtype = np.asarray(y_score).dtype
+    eps = np.finfo(dtype if dtype.kind == "f" else np.float64).eps
+    p = p if p.shape[1] > 1 else np.hstack([1 - p, p])
+    if p.min() < 0 or p.max() > 1 or np.abs(p.sum(axis=1) - 1).max() > 1e-3:  # NaN is none of it
+        raise ValueError(
+            f"y_score: expected probabilities, in each row summing to 1, got values from {p.min()} to {p.max()} and "
+            f"sums from {p.sum(axis=1).min()} to {p.sum(axis=1).max()}"
+        )
+    return float(np.average(-np.log(np.clip(p, eps, 1 - eps)[np.arange(len(t)), t]), weights=w))
+
+
+@on_output
+def top_k_accuracy(y_true: ArrayLike, y_score: ArrayLike, *, k: int = 2, weight: Weight = None) -> float:
+    """Give the fraction of rows whose label is among the `k` of the highest scores.
+
+    Of equal scores the later class counts as higher. With one column of scores for two classes and k = 1, the second
+    class is predicted above 0.5 where all scores are in [0, 1], and else above 0.
+
+    >>> top_k_accuracy([0, 1, 2], [[0.5, 0.3, 0.2], [0.5, 0.3, 0.2], [0.5, 0.3, 0.2]])
+    0.6666666666666666
+    """
+    k = integer("k", k)
+    t, s, w = _scored(y_true, y_score, weight, several=False)
+    if np.isnan(s).any():
+        return float("nan")
+    if s.shape[1] == 1:
+        hits = (k > 1) | (t == (s[:, 0] > (0.5 if s.min() >= 0 and s.max() <= 1 else 0)))
+    else:
+        highest = np.argsort(s, axis=1, kind="stable")[:, ::-1][:, :k]
+        hits = (highest == t[:, None]).any(axis=1)
+    return float(np.average(hits, weights=w))
+
+
+def _columns(
+    y_true: ArrayLike, y_pred: ArrayLike, k: Literal["1", "k"], names: str = "y_true and y_pred"
+) -> tuple[Array, Array]:
     """Return both as arrays of one and the same shape (n, k), where (n,) is (n, 1)."""
-    t, p = _array("y_true", y_true), _array("y_pred", y_pred)
+    t, p = (_array(name, y) for name, y in zip(names.split(" and "), (y_true, y_pred), strict=True))
     a, b = (y[:, None] if y.ndim == 1 else y for y in (t, p))
     if a.shape != b.shape or a.ndim != 2 or a.size == 0 or (k == "1" and a.shape[1] != 1):
-        raise ValueError(
-            f"y_true and y_pred: expected equal shapes, (n,) or (n, {k}), n > 0, got {t.shape} and {p.shape}"
-        )
+        raise ValueError(f"{names}: expected equal shapes, (n,) or (n, {k}), n > 0, got {t.shape} and {p.shape}")
     return a, b
 
 
-def _array(name: str, y: npt.ArrayLike) -> Array:
+def _array(name: str, y: ArrayLike) -> Array:
     try:
         return np.asarray(y)
     except ValueError:
         raise ValueError(f"{name}: expected an array, got rows of different lengths") from None
 
 
-def _numbers(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> tuple[Array, Array]:
+def _numbers(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Array, Array]:
     t, p = _columns(y_true, y_pred, "k")
-    for name, y in (("y_true", t), ("y_pred", p)):
-        if y.dtype.kind not in "biuf":
-            raise TypeError(f"{name}: expected numbers, got dtype {y.dtype}")
-    return t.astype(np.float64), p.astype(np.float64)
+    return _floats("y_true", t), _floats("y_pred", p)
 
 
-def _labels(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> tuple[Array, Array]:
-    """Return both as vectors of n labels, of dtype int64 or of strings."""
-    t, p = _columns(y_true, y_pred, "1")
-    t, p = _label("y_true", t.ravel()), _label("y_pred", p.ravel())
+def _floats(name: str, y: Array) -> Array:
+    if y.dtype.kind not in "biuf":
+        raise TypeError(f"{name}: expected numbers, got dtype {y.dtype}")
+    return y.astype(np.float64)
+
+
+def _labels(y_true: ArrayLike, y_pred: ArrayLike, *, several: bool = True) -> tuple[Array, Array]:
+    """Return both as labels of shape (n, 1), int64 or strings, or of shape (n, k) where rows have several, booleans."""
+    t, p = _columns(y_true, y_pred, "k" if several else "1")
+    if t.shape[1] > 1:
+        return _indicators("y_true", t), _indicators("y_pred", p)
+    t, p = _label("y_true", t), _label("y_pred", p)
     if t.dtype.kind != p.dtype.kind:
         raise TypeError(f"y_true and y_pred: expected labels of one kind, got {t.dtype} and {p.dtype}")
     return t, p
 
 
 def _label(name: str, y: Array) -> Array:
-    if y.dtype.kind in "OT" and len({type(label) for label in y.tolist()}) == 1:
+    if y.dtype.kind in "OT" and len({type(label) for label in y.ravel().tolist()}) == 1:
         y = np.asarray(y.tolist())
     if y.dtype.kind == "U":
         return y
@@ -268,10 +397,18 @@ def _label(name: str, y: Array) -> Array:
     return whole
 
 
-def _encode(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> tuple[Array, Array, Array]:
-    """Return the classes, and both vectors of labels as positions among them."""
-    t, p = _labels(y_true, y_pred)
-    both = np.concatenate([t, p])
+def _indicators(name: str, y: Array) -> Array:
+    if y.dtype.kind not in "biuf" or not np.isin(y, (0, 1)).all():
+        raise ValueError(
+            f"{name}: expected zeros and ones, one column for each label that a row can have, or else one column of "
+            f"labels, got {given(y)}"
+        )
+    return y.astype(bool)
+
+
+def _encode(t: Array, p: Array) -> tuple[Array, Array, Array]:
+    """Return the classes, and both columns of labels as vectors of positions among them."""
+    both = np.concatenate([t.ravel(), p.ravel()])
     if both.dtype.kind == "i" and int(both.max()) - int(both.min()) < 10 * both.size:
         # Counting is many times faster than the sort in np.unique.
         low = both.min()
@@ -283,29 +420,35 @@ def _encode(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> tuple[Array, Array,
     return classes, codes[: t.size], codes[t.size :]
 
 
-def _counts(
-    y_true: npt.ArrayLike, y_pred: npt.ArrayLike, weight: npt.ArrayLike | None
-) -> tuple[Array, Array, Array, Array]:
-    """Return the classes and, per class, the weight of the rows that are hits, are actual, are predicted."""
-    classes, t, p = _encode(y_true, y_pred)
-    w, k = _weight(weight, t.size), len(classes)
+def _counts(y_true: ArrayLike, y_pred: ArrayLike, weight: Weight) -> tuple[Array | None, Array, Array, Array]:
+    """Return the classes, None for columns of labels, and the weights of their hits, true and predicted rows."""
+    t, p = _labels(y_true, y_pred)
+    w = _weight(weight, len(t))
+    if t.shape[1] > 1:
+        return None, w @ (t & p), w @ t, w @ p
+    classes, t, p = _encode(t, p)
+    k = len(classes)
     hits = np.bincount(t, weights=w * (t == p), minlength=k)
     return classes, hits, np.bincount(t, weights=w, minlength=k), np.bincount(p, weights=w, minlength=k)
 
 
-def _ratio(a: Array, b: Array) -> Array:
-    return np.divide(a, b, out=np.zeros_like(a), where=b > 0)
-
-
-def _average(score: Array, classes: Array, actual: Array, average: Average | None, pos_label: Any) -> float | Array:
+def _average(
+    part: Array, whole: Array, classes: Array | None, actual: Array, average: Average | None, pos_label: Any
+) -> float | Array:
+    """Return ``part / whole`` of each class, 0 where that is 0 / 0, or one number for all of them."""
+    if average == "micro":
+        part, whole = part.sum(keepdims=True), whole.sum(keepdims=True)
+    score: Array = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
     if average is None:
         return score
-    if average == "macro":
-        return float(score.mean())
-    if average == "weighted":
+    if average == "weighted" and actual.any():
         return float(np.average(score, weights=actual))
+    if average in ("macro", "micro", "weighted"):
+        return float(score.mean())
     if average != "binary":
-        raise ValueError(f"average: expected 'macro', 'weighted', 'binary' or None, got {average!r}")
+        raise ValueError(f"average: expected 'macro', 'micro', 'weighted', 'binary' or None, got {average!r}")
+    if classes is None:
+        raise ValueError("average: expected one column of labels for 'binary', got a column for each label")
     labels = classes.tolist()
     if len(labels) > 2:
         raise ValueError(f"average: expected two classes at most for 'binary', got {len(labels)}")
@@ -316,12 +459,82 @@ def _average(score: Array, classes: Array, actual: Array, average: Average | Non
     return 0.0
 
 
-def _mean(errors: Array, weight: npt.ArrayLike | None) -> float:
+def _scored(
+    y_true: ArrayLike, y_score: ArrayLike, weight: Weight, *, several: bool = True
+) -> tuple[Array, Array, Array]:
+    """Return which columns are true, scores of shape (n, k), and weights, of the rows whose weight is not 0.
+
+    What is true are positions among the classes, shape (n,), or booleans, shape (n, k), where rows have several labels.
+    """
+    t, s = _array("y_true", y_true), _floats("y_score", _array("y_score", y_score))
+    shapes = f"got {t.shape} and {s.shape}"
+    t, s = (y[:, None] if y.ndim == 1 else y for y in (t, s))
+    if not t.ndim == s.ndim == 2 or len(t) != len(s) or s.size == 0 or t.shape[1] not in (1, s.shape[1] * several):
+        expected = "labels (n,) with scores (n,) or (n, k)" + ", or both of shape (n, k)" * several
+        raise ValueError(f"y_true and y_score: expected {expected}, n > 0, {shapes}")
+    w = _weight(weight, len(t))
+    t, s, w = t[w > 0], s[w > 0], w[w > 0]
+    return _indicators("y_true", t) if t.shape[1] > 1 else _positions(t, max(s.shape[1], 2)), s, w
+
+
+def _positions(t: Array, k: int) -> Array:
+    """Return the column that belongs to each label."""
+    labels = _label("y_true", t).ravel()
+    if labels.dtype.kind == "i" and labels.min() >= 0 and labels.max() < k:
+        return labels
+    classes, positions = np.unique(labels, return_inverse=True)
+    if len(classes) != k:
+        raise ValueError(
+            f"y_true: expected labels from 0 to {k - 1}, or {k} others, as the columns of y_score are of {k} classes; "
+            f"got {len(classes)}, such as {classes[0]}"
+        )
+    return positions
+
+
+def _one_against_rest(
+    score: Callable[[Array, Array], float], y_true: ArrayLike, y_score: ArrayLike, average: Any, weight: Weight
+) -> float:
+    """Score each column as a problem of its own, of two classes alone the second one, and average."""
+    choice("average", average, "macro", "micro", "weighted")
+    t, s, w = _scored(y_true, y_score, weight)
+    if t.ndim == 1:
+        t = t[:, None] == np.arange(max(s.shape[1], 2))
+        if t.shape[1] == 2:
+            t, s = t[:, 1:], s[:, -1:]
+    if np.isnan(s).any():
+        return float("nan")
+    if average == "micro":
+        t, s, w = t.reshape(-1, 1), s.reshape(-1, 1), np.repeat(w, s.shape[1])
+    scores = np.array([score(*_curve(t[:, i], s[:, i], w)) for i in range(s.shape[1])])
+    if average != "weighted":
+        return float(scores.mean())
+    actual = w @ t
+    return float(np.average(scores[actual > 0], weights=actual[actual > 0])) if actual.any() else 0.0
+
+
+def _curve(t: Array, s: Array, w: Array) -> tuple[Array, Array]:
+    """Return the weights of true and of false rows with a score of at least each threshold, the highest first."""
+    order = np.argsort(-s)
+    last = np.append(np.diff(s[order]) != 0, True)  # of the rows with one score
+    return np.cumsum((w * t)[order])[last], np.cumsum((w * ~t)[order])[last]
+
+
+def _area(tp: Array, fp: Array) -> float:
+    tp, fp = np.append(0, tp), np.append(0, fp)
+    whole = tp[-1] * fp[-1]
+    return float((np.diff(fp) * (tp[1:] + tp[:-1])).sum() / (2 * whole)) if whole else float("nan")
+
+
+def _mean_precision(tp: Array, fp: Array) -> float:
+    return float((np.diff(tp, prepend=0) * tp / (tp + fp)).sum() / tp[-1]) if tp[-1] else 0.0
+
+
+def _mean(errors: Array, weight: Weight) -> float:
     w = _weight(weight, len(errors))
     return float(np.average(errors.mean(axis=1)[w > 0], weights=w[w > 0]))  # 0 · ∞ would be NaN
 
 
-def _weight(weight: npt.ArrayLike | None, n: int) -> Array:
+def _weight(weight: Weight, n: int) -> Array:
     if weight is None:
         return np.ones(n)
     w = np.asarray(array_of_numbers("weight", weight), np.float64)

@@ -1,7 +1,9 @@
 """Metrics: against scikit-learn over drawn data, and by hand."""
 
 import math
+import pickle
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -66,14 +68,34 @@ def test_accuracy_and_confusion_matrix_equal_scikit_learn(sklearn, data):
     np.testing.assert_array_equal(matrix, expected)
 
 
-@pytest.mark.parametrize("average", ["macro", "weighted", None])
+@st.composite
+def indicators(draw):
+    """Draw zeros and ones, true and predicted, for two labels or more, and weights or None."""
+    shape = draw(st.integers(1, 10)), draw(st.integers(2, 4))
+    bits = st.lists(st.integers(0, 1), min_size=math.prod(shape), max_size=math.prod(shape))
+    dtypes = st.sampled_from([np.int64, np.float32, bool])
+    weights = st.lists(st.sampled_from([0.0, 0.5, 3.0]), min_size=shape[0], max_size=shape[0]).filter(any)
+    y_true, y_pred = (np.reshape(draw(bits), shape).astype(draw(dtypes)) for _ in range(2))
+    return y_true, y_pred, draw(st.none() | weights)
+
+
 @DRAWN
-@given(data=labelled())
+@given(indicators())
+def test_the_accuracy_of_several_labels_equals_scikit_learn(sklearn, data):
+    y_true, y_pred, weight = data
+    expected = sklearn.accuracy_score(y_true.astype(int), y_pred.astype(int), sample_weight=weight)
+    assert metrics.accuracy(y_true, y_pred, weight=weight) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("average", ["macro", "micro", "weighted", None])
+@DRAWN
+@given(data=labelled() | indicators())
 def test_scores_equal_scikit_learn(sklearn, average, data):
     y_true, y_pred, weight = data
     for ours, theirs in zip(SCORES, [sklearn.precision_score, sklearn.recall_score, sklearn.f1_score], strict=True):
         value = ours(y_true, y_pred, average=average, weight=weight)
-        expected = theirs(y_true, y_pred.ravel(), average=average, sample_weight=weight, zero_division=0)
+        given_as = (y_true, y_pred.ravel()) if isinstance(y_true, list) else (y_true.astype(int), y_pred.astype(int))
+        expected = theirs(*given_as, average=average, sample_weight=weight, zero_division=0)
         np.testing.assert_allclose(value, expected, rtol=1e-12, atol=0, strict=True)
         assert average is None or type(value) is float
 
@@ -242,7 +264,6 @@ def test_shapes_that_do_not_match_are_refused_by_name(metric, t, p):
 @pytest.mark.parametrize(
     ("y_true", "y_pred", "error", "message"),
     [
-        (np.zeros((3, 2)), np.zeros((3, 2)), ValueError, r"\(n, 1\), n > 0, got \(3, 2\) and \(3, 2\)"),
         ([0, 1], [0.5, 1.0], ValueError, r"y_pred: .* not whole, such as 0\.5"),
         ([0, 1], [0.0, math.nan], ValueError, "y_pred: .* not whole, such as nan"),
         ([0, math.inf], [0, 1], ValueError, "y_true: .* not whole, such as inf"),
@@ -261,6 +282,16 @@ def test_shapes_that_do_not_match_are_refused_by_name(metric, t, p):
 def test_what_is_no_label_is_refused(metric, y_true, y_pred, error, message):
     with pytest.raises(error, match=message):
         metric(y_true, y_pred)
+
+
+def test_what_is_no_indicator_is_refused():
+    with pytest.raises(ValueError, match=r"\(n, 1\), n > 0, got \(3, 2\) and \(3, 2\)"):
+        metrics.confusion_matrix(np.zeros((3, 2)), np.zeros((3, 2)))
+    for metric in [metrics.accuracy, *SCORES]:
+        with pytest.raises(ValueError, match="y_pred: expected zeros and ones, one column for each label"):
+            metric(np.zeros((3, 2)), np.full((3, 2), 2))
+    with pytest.raises(ValueError, match="average: expected one column of labels for 'binary'"):
+        metrics.f1(np.zeros((3, 2)), np.zeros((3, 2)), average="binary")
 
 
 @pytest.mark.parametrize("metric", NUMBER_METRICS, ids=name)
@@ -291,9 +322,158 @@ def test_weights_that_make_no_sense_are_refused(metric, weight, message):
 
 @pytest.mark.parametrize("metric", SCORES, ids=name)
 def test_averages_that_make_no_sense_are_refused(metric):
-    with pytest.raises(ValueError, match="average: expected 'macro', 'weighted', 'binary' or None, got 'micro'"):
-        metric([0, 1], [0, 1], average="micro")
+    with pytest.raises(ValueError, match="average: expected 'macro', 'micro', 'weighted', 'binary' or None, got 'all'"):
+        metric([0, 1], [0, 1], average="all")
     with pytest.raises(ValueError, match="average: expected two classes at most for 'binary', got 3"):
         metric([0, 1, 2], [0, 1, 2], average="binary")
     with pytest.raises(ValueError, match=r"pos_label: expected one of \['no', 'yes'\], got 1"):
         metric(["no", "yes"], ["no", "yes"], average="binary")
+
+
+# ------------------------------------------------------------------------------- metrics of scores
+
+
+EIGHTHS = st.integers(0, 8).map(lambda i: i / 8)  # so that some are equal
+
+
+@st.composite
+def scored(draw, several=False):
+    """Draw labels in which every class occurs with a weight, or indicators, scores for them and weights or None."""
+    k, n = draw(st.integers(2, 4)), draw(st.integers(4, 15))
+    weights = draw(st.lists(st.sampled_from([0.0, 0.5, 3.0]), min_size=n, max_size=n))
+    weights[:k] = [1.0] * k
+    if several:
+        y = np.reshape(draw(st.lists(st.integers(0, 1), min_size=n * k, max_size=n * k)), (n, k))
+    else:
+        names = draw(st.sampled_from([np.arange(k), np.array(["a", "b", "c", "d"]), np.array([-1, 1, 5, 7])]))
+        y = names[[*range(k), *draw(st.lists(st.integers(0, k - 1), min_size=n - k, max_size=n - k))]]
+    scores = np.reshape(draw(st.lists(EIGHTHS, min_size=n * k, max_size=n * k)), (n, k))
+    return y, scores, draw(st.none() | st.just(weights))
+
+
+def normalized(scores):
+    return (scores + 1e-3) / (scores + 1e-3).sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("average", ["macro", "micro", "weighted"])
+@pytest.mark.filterwarnings("ignore")  # where scikit-learn warns, fmlp does not
+@DRAWN
+@given(data=scored() | scored(several=True))
+def test_areas_equal_scikit_learn(sklearn, average, data):
+    y, scores, weight = data
+    given_as = {"average": average, "weight": weight}
+    expected_as = {"average": average, "sample_weight": weight}
+    binary = y.ndim == 1 and scores.shape[1] == 2
+    p = scores if y.ndim == 2 else normalized(scores)
+    theirs = p[:, 1] if binary else p
+    expected = sklearn.roc_auc_score(y, theirs, multi_class="ovr", **expected_as)
+    assert metrics.roc_auc(y, p, **given_as) == pytest.approx(expected, nan_ok=True)
+    positive = {"pos_label": np.unique(y)[1]} if binary else {}
+    expected = sklearn.average_precision_score(y, theirs, **positive, **expected_as)
+    assert metrics.average_precision(y, p, **given_as) == pytest.approx(expected)
+    if binary:
+        for column in (p[:, 1], p[:, 1:]):
+            assert metrics.roc_auc(y, column, **given_as) == metrics.roc_auc(y, p, **given_as)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.filterwarnings("ignore")  # where scikit-learn warns, fmlp does not
+@DRAWN
+@given(data=scored(), logits=st.booleans())
+def test_log_loss_and_top_k_accuracy_equal_scikit_learn(sklearn, k, data, logits):
+    y, scores, weight = data
+    p = normalized(scores)
+    columns = [p, p[:, 1], p[:, 1:]] if p.shape[1] == 2 else [p]
+    for column in columns:
+        expected = sklearn.log_loss(y, column, sample_weight=weight)
+        assert metrics.log_loss(y, column, weight=weight) == pytest.approx(expected)
+    s = scores - 0.5 if logits else scores
+    s = s[:, 1] if s.shape[1] == 2 else s
+    expected = sklearn.top_k_accuracy_score(y, s, k=k, sample_weight=weight)
+    assert metrics.top_k_accuracy(y, s, k=k, weight=weight) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_log_loss_clips_by_the_dtype(sklearn, dtype):
+    y, p = [0, 1, 1, 0], np.array([0.25, 0.75, 0.0, 1.0], dtype)
+    assert metrics.log_loss(y, p) == pytest.approx(sklearn.log_loss(y, p), rel=1e-3 if dtype is np.float16 else 1e-6)
+
+
+ON_OUTPUT = [metrics.roc_auc, metrics.average_precision, metrics.log_loss, metrics.top_k_accuracy]
+
+
+def test_scores_by_hand():
+    y, s = [0, 1, 0, 1], [0.1, 0.4, 0.4, 0.8]
+    assert metrics.roc_auc(y, s) == 3.5 / 4
+    assert metrics.average_precision(y, s) == pytest.approx(1 / 2 + 1 / 2 * 2 / 3)
+    assert metrics.log_loss([0, 1], [0.5, 0.25]) == pytest.approx(-(math.log(0.5) + math.log(0.25)) / 2)
+    assert metrics.top_k_accuracy([1, 0], [[1, 2, 3], [1, 2, 3]]) == 0.5
+    assert math.isnan(metrics.roc_auc([1, 1], [0.1, 0.2]))
+    assert metrics.average_precision([0, 0], [0.1, 0.2]) == 0
+    # A class that does not occur has its column all the same.
+    assert metrics.log_loss([0, 1], [[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("metric", ON_OUTPUT, ids=name)
+def test_rows_of_weight_zero_count_nothing_whatever_they_hold(metric):
+    y, p, w = np.array([0, 1, 1, 0]), np.array([0.2, 0.9, 0.4, 0.5]), np.array([1, 2, 1, 1])
+    more = np.append(y, -1.5), np.append(p, math.nan)
+    assert metric(*more, weight=np.append(w, 0)) == metric(y, p, weight=w)
+    repeated = metric(np.repeat(y, w), np.repeat(p, w))
+    assert metric(y[:, None], p[:, None], weight=w[:, None]) == pytest.approx(repeated)
+
+
+@pytest.mark.parametrize("metric", ON_OUTPUT, ids=name)
+@pytest.mark.parametrize(
+    ("y", "scores", "error", "message"),
+    [
+        ([0, 1, 2], [0, 1], ValueError, r"y_true and y_score: expected labels .* got \(3,\) and \(2,\)"),
+        ([], [], ValueError, r"y_true and y_score: .* n > 0, got \(0,\) and \(0,\)"),
+        ([[0, 1, 1], [0, 1, 1]], [[0, 1], [0, 1]], ValueError, r"got \(2, 3\) and \(2, 2\)"),
+        ([0, 1, 2], [0, 1, 0.5], ValueError, "y_true: expected labels from 0 to 1, or 2 others"),
+        (["a", "a"], [0, 1], ValueError, "y_true: expected labels from 0 to 1, .* got 1, such as a"),
+        ([0, 3], np.eye(3)[:2], ValueError, "y_true: expected labels from 0 to 2, .* of 3 classes; got 2"),
+        ([0.5, 1], [0, 1], ValueError, "y_true: .* not whole, such as 0.5"),
+        ([0, 1], ["a", "b"], TypeError, "y_score: expected numbers, got dtype <U1"),
+    ],
+)
+def test_scores_that_do_not_fit_the_labels_are_refused(metric, y, scores, error, message):
+    with pytest.raises(error, match=message):
+        metric(y, scores)
+
+
+def test_what_only_one_of_the_scores_refuses():
+    for p in ([[0.5, 0.4], [0.5, 0.5]], [[1.5, -0.5], [0.5, 0.5]], [0.5, 2]):
+        with pytest.raises(ValueError, match="y_score: expected probabilities"):
+            metrics.log_loss([0, 1], p)
+    with pytest.raises(ValueError, match="average: expected one of 'macro', 'micro', 'weighted', got 'binary'"):
+        metrics.roc_auc([0, 1], [0, 1], average="binary")
+    for metric in (metrics.log_loss, metrics.top_k_accuracy):
+        with pytest.raises(ValueError, match=r"expected labels \(n,\) with scores \(n,\) or \(n, k\), n > 0"):
+            metric(np.eye(2), np.eye(2))
+    with pytest.raises(ValueError, match="k: expected an integer of at least 1, got 0"):
+        metrics.top_k_accuracy([0, 1], [0, 1], k=0)
+
+
+@pytest.mark.parametrize("metric", ON_OUTPUT, ids=name)
+def test_a_score_that_is_nan_gives_nan(metric):
+    assert math.isnan(metric([0, 1], [0.5, math.nan]))
+    assert math.isnan(metric([0, 1, 2], np.where(np.eye(3) == 1, math.nan, 0.5)))
+
+
+def test_on_output_marks_and_leaves_the_function_alone():
+    def f(y_true, y_score, *, weight=None):
+        """What it is."""
+        return 0.5
+
+    marked = metrics.on_output(f)
+    assert marked([0], [1]) == 0.5
+    assert marked.__doc__ == "What it is."
+    assert metrics.wants_output(marked)
+    assert metrics.wants_output(partial(partial(marked), weight=None))
+    assert not metrics.wants_output(f)
+    assert all(map(metrics.wants_output, ON_OUTPUT))
+    assert not any(map(metrics.wants_output, ALL))
+    assert all(pickle.loads(pickle.dumps(metric)) is metric for metric in [*ON_OUTPUT, *ALL])
+    with pytest.raises(TypeError, match=r"f: expected a function \(y_true, y_score\) -> float, got 0.5"):
+        metrics.on_output(0.5)
