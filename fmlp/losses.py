@@ -5,8 +5,9 @@ per-row `weight`, shape (batch,), all ones by default. Further axes are averaged
 weights are all zero has loss and gradient zero. `y` is data: it gets no derivative. The result is a scalar
 in the dtype of the prediction.
 
-A loss also knows how a prediction is read off the network's output: ``losses.cross_entropy.predict(logits)`` is
-the arg max. Bind a loss's own parameters with `functools.partial`.
+A loss also knows how a prediction and how probabilities are read off the network's output:
+``losses.cross_entropy.predict(logits)`` is the arg max, ``losses.cross_entropy.probabilities(logits)`` the softmax.
+Bind a loss's own parameters with `functools.partial`.
 
 Where a number is too large for the dtype, the loss is infinite, without a warning. Rows of weight 0 count nothing,
 whatever they hold, a label out of range or NaN too.
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from fmlp.activations import clip, floating, sigmoid
+from fmlp.activations import clip, floating, sigmoid, softmax
 from fmlp.autodiff import Differentiable, Pullback
 from fmlp.checks import array_of_numbers, function, number
 from fmlp.tree import Array
@@ -42,16 +43,22 @@ __all__ = [
     "poisson",
     "positive",
     "prediction_of",
+    "probabilities_of",
     "rate",
 ]
 
 
 class Loss(Differentiable[..., Any]):
-    """A differentiable loss and ``predict(output)``, which reads the prediction off the network's output."""
+    """A differentiable loss with ``predict(output)`` and ``probabilities(output)``, which read the network's output."""
 
-    def __init__(self, rule: Callable[..., tuple[Any, Pullback]], predict: Callable[[Array], Array]) -> None:
+    def __init__(
+        self,
+        rule: Callable[..., tuple[Any, Pullback]],
+        predict: Callable[[Array], Array],
+        probabilities: Callable[[Array], Array],
+    ) -> None:
         super().__init__(rule)
-        self.predict = predict
+        self.predict, self.probabilities = predict, probabilities
 
 
 def argmax(output: Array) -> Array:
@@ -70,15 +77,28 @@ def as_is(output: Array) -> Array:
     return output
 
 
-def loss(predict: Callable[[Array], Array] = as_is) -> Callable[[Callable[..., tuple[Any, Pullback]]], Loss]:
-    """Make a loss from its rule, ``rule(prediction, y, *, weight=None) -> (scalar, pullback)``."""
-    return functools.partial(Loss, predict=function("predict", predict))
+def loss(
+    predict: Callable[[Array], Array] = as_is, probabilities: Callable[[Array], Array] = as_is
+) -> Callable[[Callable[..., tuple[Any, Pullback]]], Loss]:
+    """Make a loss from its rule, ``rule(prediction, y, *, weight=None) -> (scalar, pullback)``.
+
+    `predict` reads the prediction off the network's output, `probabilities` what metrics of scores get.
+    """
+    return functools.partial(
+        Loss, predict=function("predict", predict), probabilities=function("probabilities", probabilities)
+    )
 
 
 def prediction_of(loss: Callable[..., Any]) -> Callable[[Array], Array]:
     """Return the way a prediction is read off for `loss`, which may be a `functools.partial` of a loss."""
     predict: Callable[[Array], Array] = getattr(unbound(loss), "predict", as_is)
     return predict
+
+
+def probabilities_of(loss: Callable[..., Any]) -> Callable[[Array], Array]:
+    """Return the way probabilities are read off for `loss`: `as_is` for one that has none."""
+    probabilities: Callable[[Array], Array] = getattr(unbound(loss), "probabilities", as_is)
+    return probabilities
 
 
 def unbound(loss: Callable[..., Any]) -> Callable[..., Any]:
@@ -147,7 +167,7 @@ def poisson(log_rate: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullba
     return _mean(e - y * z + y * np.log(np.where(y > 0, y, 1)) - y, weight, lambda: e - y)
 
 
-@loss(predict=positive)
+@loss(predict=positive, probabilities=sigmoid)
 @np.errstate(over="ignore", invalid="ignore")
 def binary_cross_entropy(logits: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback]:
     """Cross-entropy of Bernoulli logits: ``l = mean (max(z, 0) - z y + log(1 + e^-|z|))``; derivative ``σ(z) - y``.
@@ -165,7 +185,7 @@ def binary_cross_entropy(logits: Array, y: Any, *, weight: Any = None) -> tuple[
     return _mean(rows, weight, lambda: sigmoid(z) - y)
 
 
-@loss(predict=argmax)
+@loss(predict=argmax, probabilities=softmax)
 @np.errstate(over="ignore", invalid="ignore")
 def cross_entropy(logits: Array, y: Any, *, weight: Any = None, label_smoothing: float = 0.0) -> tuple[Any, Pullback]:
     """Cross-entropy of softmax logits, fused: ``l = log Σ eᶻ - Σ q z``; derivative ``softmax(z) - q``.

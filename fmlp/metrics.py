@@ -24,7 +24,8 @@ infinite, without a warning. A NaN among numbers or scores gives NaN.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
@@ -260,9 +261,23 @@ def on_output(f: Callable[P, R]) -> Callable[P, R]:
 
 def wants_output(metric: Any) -> bool:
     """Tell whether `metric`, or that of which it is a `functools.partial`, is marked by `on_output`."""
-    while isinstance(metric, functools.partial):
-        metric = metric.func
-    return getattr(metric, "on_output", False)
+    return any(getattr(f, "on_output", False) for f in _inwards(metric))
+
+
+def has_a_name(metric: Any) -> bool:
+    """Tell whether `metric` is a function that a module holds by its name: such a one keeps no state between calls."""
+    return any(
+        getattr(sys.modules.get(getattr(f, "__module__", "")), getattr(f, "__name__", ""), None) is f
+        for f in _inwards(metric)
+    )
+
+
+def _inwards(metric: Any) -> Iterator[Any]:
+    """Yield `metric` and what is within its partials and marks."""
+    while metric is not None:
+        yield metric
+        marked = getattr(metric, "on_output", False)
+        metric = metric.func if isinstance(metric, functools.partial) else metric.__wrapped__ if marked else None
 
 
 @on_output
@@ -374,7 +389,7 @@ def _floats(name: str, y: Array) -> Array:
 
 def _labels(y_true: ArrayLike, y_pred: ArrayLike, *, several: bool = True) -> tuple[Array, Array]:
     """Return both as labels of shape (n, 1), int64 or strings, or of shape (n, k) where rows have several, booleans."""
-    t, p = _columns(y_true, y_pred, "k" if several else "1")
+    t, p = _columns(y_true, y_pred, "k" if several and _array("y_true", y_true).shape[1:] > (1,) else "1")
     if t.shape[1] > 1:
         return _indicators("y_true", t), _indicators("y_pred", p)
     t, p = _label("y_true", t), _label("y_pred", p)

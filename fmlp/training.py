@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import count, islice
@@ -24,6 +25,7 @@ from fmlp.autodiff import objective, value_and_grad
 from fmlp.checkpoint import Checkpoint, Progress, Saver, describe
 from fmlp.checks import choice, function, given, integer, number
 from fmlp.layers import Layer, check_net
+from fmlp.metrics import has_a_name, wants_output
 from fmlp.modes import Calibration, Shard, pooled
 from fmlp.optim import Optimizer
 from fmlp.random import Key
@@ -171,9 +173,10 @@ def fit(
     same result, bit for bit.
 
     `validation` is a pair (x, y), or the fraction of `data` to set aside at random. `metrics` maps names to functions
-    ``(y_true, y_pred) -> float``; after each epoch they are worked out at inference on the training and the
-    validation data (not on training data that come as batches). `weight` gives each row of `data` a weight,
-    `class_weight` each label, or "balanced" for n / (classes · count); both multiply.
+    ``(y_true, y_pred) -> float``, which get predictions, or probabilities where `metrics.on_output` marks them; after
+    each epoch they are worked out at inference on the training and the validation data (not on training data that come
+    as batches). Functions of a module are tried once before the training starts. `weight` gives each row of `data` a
+    weight, `class_weight` each label, or "balanced" for n / (classes · count); both multiply.
 
     Each callback gets an `Epoch`, its parameters calibrated, after every epoch and may return another. A bar shows the
     progress and the scores, in a narrow terminal as training/validation, unless `progress` is False. Ctrl-C ends
@@ -266,6 +269,9 @@ def fit(
         _check_targets("data", net, params, loss, source.arrays, fewest, source.weight)
     if held_out is not None:
         _check_targets("validation", net, params, loss, held_out)
+    for arrays in (source.arrays, held_out) if comm is None else ():  # one rank's rows may lack a class
+        if arrays:
+            _try_metrics(net, params, arrays, loss, metrics)
 
     saver = None
     if checkpoint is not None and main:
@@ -387,9 +393,10 @@ def evaluate(
 ) -> dict[str, float]:
     """Return the loss, under "loss", and the metrics of the network's predictions at inference.
 
-    `metrics` get ``(y_true, y_pred)`` with y_pred read off the network's output as the loss says (`losses.Loss`), or
-    the output itself without a loss. `weight` is the loss's. With `comm`, as in `fit`, the data are those of all ranks:
-    each predicts its own, rank 0 works out the metrics, and all return the same.
+    `metrics` get ``(y_true, y_pred)`` with y_pred read off the network's output as the loss says (`losses.Loss`): the
+    prediction, the probabilities for functions marked by `metrics.on_output`, or without a loss the output itself.
+    `weight` is the loss's. With `comm`, as in `fit`, the data are those of all ranks: each predicts its own, rank 0
+    works out the metrics, and all return the same.
 
     Raises ValueError or TypeError before any work for arguments that do not fit, and for a NaN or an infinity in arrays
     that are not memory-mapped.
@@ -414,12 +421,7 @@ def evaluate(
     n = batching.check_rows("data", data[0], data[1], comm)
     if weight is not None:
         batching.row_weights(np.asanyarray(data[1]), n, weight, None, comm)
-    try:
-        return _evaluated(net, params, data, loss, metrics, weight, batch_size, comm)
-    except ValueError as error:
-        if loss is None and str(error).startswith("y_true"):
-            raise ValueError(f"{error}; pass loss=, which says how predictions are read off the output") from None
-        raise
+    return _evaluated(net, params, data, loss, metrics, weight, batch_size, comm)
 
 
 def _evaluated(
@@ -443,19 +445,7 @@ def _evaluated(
             parts = comm.allgather((scores.get("loss", 0.0), share))
             scores["loss"] = sum(value * share for value, share in parts) / (sum(share for _, share in parts) or 1.0)
     if metrics:
-        read = losses.prediction_of(loss) if loss is not None else losses.as_is
-        y_true, y_pred = np.asarray(y), read(output)
-        # The shapes of one row tell, for a rank may have none.
-        if y_true.size == y_pred.size and prod(y_true.shape[1:]) == prod(y_pred.shape[1:]):
-            y_pred = y_pred.reshape(y_true.shape)
-        elif y_true.shape == np.shape(output):
-            y_true = read(y_true)
-        if comm is not None:
-            gathered = comm.gather((y_true, y_pred))
-            if comm.rank == 0:
-                y_true, y_pred = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
-        if comm is None or comm.rank == 0:
-            scores |= {name: _number(f"metrics: {name}", metric(y_true, y_pred)) for name, metric in metrics.items()}
+        scores |= _measured(output, y, loss, metrics, comm)
     return scores if comm is None else cast(dict[str, float], comm.bcast(scores))
 
 
@@ -602,6 +592,58 @@ def _scores(
     return scores
 
 
+def _measured(output: Array, y: Any, loss: Any, metrics: Mapping[str, Metric], comm: Any = None) -> dict[str, float]:
+    """Work out metrics of the predictions, or of the probabilities where they want the output; with ranks on rank 0."""
+    predict, y_true = losses.prediction_of(loss), np.asarray(y)
+    y_pred = y_score = predict(output)
+    if any(map(wants_output, metrics.values())):
+        y_score = losses.probabilities_of(loss)(output)
+    if y_true.shape == np.shape(output) and not _same_width(y_true, y_pred):  # rows of probabilities
+        y_true = predict(y_true)
+    y_pred, y_score = (p.reshape(y_true.shape) if _same_width(y_true, p) else p for p in (y_pred, y_score))
+    if comm is not None:
+        gathered = comm.gather((y_true, y_pred, y_score))
+        if comm.rank != 0:
+            return {}
+        y_true, y_pred, y_score = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
+    scores = {}
+    for name, metric in metrics.items():
+        on_output = wants_output(metric)
+        try:
+            score = metric(y_true, y_score if on_output else y_pred)
+        except (TypeError, ValueError) as error:
+            advice = ""
+            if loss is None:
+                advice = "; pass loss=, which says how predictions are read off the output"
+            elif not on_output and losses.probabilities_of(loss) is not losses.as_is:
+                advice = (
+                    f"; it got predictions, y_pred of shape {y_pred.shape} and {y_pred.dtype}: metrics.on_output(f) "
+                    "gives a metric the probabilities"
+                )
+            raise _inside(f"metrics: {name}", error, advice) from error
+        scores[name] = _number(f"metrics: {name}", score)
+    return scores
+
+
+def _same_width(a: Array, b: Array) -> bool:
+    """Tell whether rows of both hold as many numbers; of no rows, which a rank may have, the shapes tell."""
+    return a.size == b.size and prod(a.shape[1:]) == prod(b.shape[1:])
+
+
+def _try_metrics(net: Layer, params: Tree, data: tuple[Any, Any], loss: Any, metrics: Mapping[str, Metric]) -> None:
+    """Try metrics on all targets before the training starts, next to the network's first two outputs, repeated.
+
+    A lambda or a function within a function may count its calls: they are not tried.
+    """
+    tried = {name: metric for name, metric in metrics.items() if has_a_name(metric)}
+    two = np.arange(2) % len(data[1])
+    first = net.apply(params, batching.take(data[0], two), train=Calibration(), key=random.key(0)) if tried else None
+    if isinstance(first, np.ndarray):
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            _measured(np.resize(first, (len(data[1]), *first.shape[1:])), data[1], loss, tried)
+
+
 def _shapes(values: Tree, rows: int | str | None = None) -> dict[str, str]:
     """Tell dtypes and shapes, with `rows` in the place of how many there are here."""
 
@@ -676,8 +718,8 @@ def _check_targets(
             raise _inside(name, error) from None
 
 
-def _inside(name: str, error: Exception) -> Exception:
-    return (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}: {error}")
+def _inside(name: str, error: Exception, advice: str = "") -> Exception:
+    return (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}: {error}{advice}")
 
 
 def _check_settings(

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmlp import metrics
+import fmlp
+from fmlp import activations, losses, metrics, optim, random
+from fmlp.layers import BatchNorm, Dense, Relu, serial
 
 DRAWN = settings(deadline=None, max_examples=100)
 SCORES = [metrics.precision, metrics.recall, metrics.f1]
@@ -477,3 +479,126 @@ def test_on_output_marks_and_leaves_the_function_alone():
     assert all(pickle.loads(pickle.dumps(metric)) is metric for metric in [*ON_OUTPUT, *ALL])
     with pytest.raises(TypeError, match=r"f: expected a function \(y_true, y_score\) -> float, got 0.5"):
         metrics.on_output(0.5)
+
+
+# ------------------------------------------------------------------------------ in fit and evaluate
+
+
+def classes(k, n=60):
+    x = np.random.default_rng(0).normal(size=(n, 4))
+    return x, np.digitize(x[:, 0] + x[:, 1] / 2, np.linspace(-1, 1, k + 1)[1:-1])
+
+
+def trained(data, loss, width, scores, **settings):
+    net = serial(Dense(8), BatchNorm(), Relu(), Dense(width))
+    _, params = net.init(random.key(0), (4,))
+    result = fmlp.fit(
+        net, params, data, loss=loss, optimizer=optim.adam(0.01), epochs=2, key=random.key(1), metrics=scores,
+        validation=data, progress=False, **settings,
+    )  # fmt: skip
+    output = fmlp.predict(net, result.params, data[0])
+    last = {name: values[-1] for name, values in result.history.items()}
+    assert fmlp.evaluate(net, result.params, data, loss=loss, metrics=scores) == {
+        name: last[f"val_{name}"] for name in ["loss", *scores]
+    }
+    return output, last
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_scores_get_the_sigmoid_of_logits(sklearn, column):
+    x, y = classes(2)
+    scores = {
+        "auc": metrics.roc_auc,
+        "theirs": metrics.on_output(sklearn.roc_auc_score),
+        "ap": metrics.average_precision,
+        "log_loss": metrics.log_loss,
+        "brier": metrics.on_output(sklearn.brier_score_loss),
+        "accuracy": metrics.accuracy,
+        "hard": sklearn.roc_auc_score,
+    }
+    data = x, y[:, None] if column else y
+    logits, last = trained(data, losses.binary_cross_entropy, 1, scores)
+    p = activations.sigmoid(logits)[:, 0]
+    assert last["auc"] == pytest.approx(sklearn.roc_auc_score(y, p), rel=1e-12)
+    assert last["theirs"] == pytest.approx(last["auc"], rel=1e-12)
+    assert last["ap"] == pytest.approx(sklearn.average_precision_score(y, p), rel=1e-12)
+    assert last["log_loss"] == pytest.approx(last["val_loss"], rel=1e-6) == pytest.approx(sklearn.log_loss(y, p))
+    assert last["brier"] == pytest.approx(sklearn.brier_score_loss(y, p), rel=1e-12)
+    assert last["hard"] == pytest.approx(sklearn.roc_auc_score(y, p > 0.5)) != last["auc"]
+    assert last["accuracy"] == np.mean(y == (p > 0.5))
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+@pytest.mark.parametrize("loss", [losses.cross_entropy, partial(losses.cross_entropy, label_smoothing=0.1)])
+def test_scores_get_the_softmax_of_logits(sklearn, loss, one_hot):
+    x, y = classes(3)
+    scores = {
+        "auc": metrics.roc_auc,
+        "theirs": metrics.on_output(partial(sklearn.roc_auc_score, multi_class="ovr")),
+        "partial": partial(metrics.on_output(sklearn.roc_auc_score), multi_class="ovr"),
+        "top": partial(metrics.top_k_accuracy, k=2),
+        "own": metrics.on_output(lambda y_true, y_score: float(y_score.sum(1).mean() + y_score.shape[1])),
+        "f1": metrics.f1,
+    }
+    logits, last = trained((x, np.eye(3)[y] if one_hot else y), loss, 3, scores)
+    p = activations.softmax(logits)
+    assert last["auc"] == pytest.approx(sklearn.roc_auc_score(y, p, multi_class="ovr"), rel=1e-12)
+    assert last["theirs"] == last["partial"] == pytest.approx(last["auc"], rel=1e-12)
+    assert last["top"] == pytest.approx(sklearn.top_k_accuracy_score(y, p, k=2))
+    assert last["own"] == pytest.approx(4, rel=1e-6)
+    assert last["f1"] == pytest.approx(sklearn.f1_score(y, p.argmax(1), average="macro"))
+
+
+def test_scores_get_the_output_itself_where_the_loss_has_no_probabilities():
+    seen = metrics.on_output(lambda y_true, y_score: float(np.abs(y_score).max()))
+    output, last = trained(classes(2), losses.mse, 1, {"largest": seen, "same": lambda y, p: float(np.abs(p).max())})
+    assert last["largest"] == last["same"] == np.abs(output).max()
+
+
+def test_several_labels_a_row(sklearn):
+    x, _ = classes(2)
+    y = (x[:, :3] > 0).astype(int)
+    scores = {"auc": metrics.roc_auc, "accuracy": metrics.accuracy, "f1": partial(metrics.f1, average="micro")}
+    logits, last = trained((x, y), losses.binary_cross_entropy, 3, scores)
+    assert last["auc"] == pytest.approx(sklearn.roc_auc_score(y, logits))
+    assert last["accuracy"] == sklearn.accuracy_score(y, logits > 0)
+    assert last["f1"] == pytest.approx(sklearn.f1_score(y, logits > 0, average="micro"))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("how", [{"data": "arrays"}, {"data": "batches"}])
+def test_a_metric_that_fails_does_so_before_the_first_step(sklearn, how):
+    x, y = classes(3)
+    data = (x, y) if how["data"] == "arrays" else [(x[:30], y[:30]), (x[30:], y[30:])]
+    net = serial(Dense(8), BatchNorm(), Dense(3))
+    _, params = net.init(random.key(0), (4,))
+    steps = []  # the optimizer asks for the rate of step 0 when it is initialized
+
+    def counted(count):
+        steps.append(count)
+        return 0.1
+
+    def fit(metric):
+        optimizer = optim.sgd(counted)
+        steps.clear()
+        return fmlp.fit(
+            net, params, data, loss=losses.cross_entropy, optimizer=optimizer, epochs=1, key=random.key(0),
+            validation=(x, y), metrics={"score": metric}, progress=False,
+        )  # fmt: skip
+
+    advice = r"it got predictions, y_pred of shape \(60,\) and int64: metrics.on_output\(f\) gives a metric the prob"
+    for metric in (sklearn.roc_auc_score, partial(sklearn.roc_auc_score, multi_class="ovr")):
+        with pytest.raises(ValueError, match=f"(?s)^metrics: score: .*; {advice}"):
+            fit(metric)
+        assert max(steps) == 0
+    for metric in (metrics.confusion_matrix, partial(metrics.f1, average=None)):
+        with pytest.raises(TypeError, match=r"^metrics: score: expected it to return a number, got an array"):
+            fit(metric)
+        assert max(steps) == 0
+    with pytest.raises(ValueError, match=r"^metrics: score: multi_class must be in") as caught:
+        fit(metrics.on_output(sklearn.roc_auc_score))
+    assert max(steps) == 0
+    assert "metrics.on_output" not in str(caught.value)
+    with pytest.raises(ValueError, match=f"(?s)^metrics: score: .*; {advice}"):
+        fit(lambda y_true, y_pred: sklearn.roc_auc_score(y_true, y_pred))  # it might count its calls
+    assert max(steps) == 1

@@ -76,7 +76,12 @@ result = fmlp.fit(
     epochs=2,
     key=random.key(3),
     validation=0.1,
-    metrics={"accuracy": metrics.accuracy, "f1": partial(metrics.f1, average="weighted")},
+    metrics={
+        "accuracy": metrics.accuracy,
+        "f1": partial(metrics.f1, average="weighted"),
+        "auc": metrics.roc_auc,
+        "top3": partial(metrics.top_k_accuracy, k=3),
+    },
     early_stopping=fmlp.EarlyStopping("val_accuracy", mode="max", restore_best=True),
     class_weight="balanced",
     checkpoint=fmlp.Checkpoint("run.npz", epochs=5),
@@ -99,7 +104,17 @@ predicted: npt.NDArray[np.float32] = fmlp.predict(net, result.params, x)
 assert_type(metrics.accuracy(y, predicted.argmax(1)), float)
 assert_type(metrics.precision(y, predicted.argmax(1)), float)
 assert_type(metrics.precision(y, predicted.argmax(1), average=None), Array)
+assert_type(metrics.f1(y, predicted.argmax(1), average="micro", weight=x[:, 0]), float)
+assert_type(metrics.log_loss(y, predicted), float)
 assert_type(metrics.confusion_matrix(y, predicted.argmax(1)), npt.NDArray[np.int64])
+
+
+@metrics.on_output
+def brier(y_true: Array, y_score: Array, *, power: int = 2) -> float:
+    return float(np.mean(np.abs(y_true - y_score) ** power))
+
+
+assert_type(brier(y, predicted, power=1), float)
 
 
 def stop_when_good(epoch: Epoch) -> Epoch | None:
@@ -228,6 +243,8 @@ fmlp.EarlyStopping("val_loss", mode="maximum")  # type: ignore[arg-type]
 optim.adam("fast")  # type: ignore[arg-type]
 optim.adam(1e-3, 0.9, 0.999, 1e-8, 0.02)  # type: ignore[call-arg]
 serial(Elu)  # type: ignore[arg-type]
+metrics.recall(y, y, average=None, pos_label=2)  # type: ignore[call-overload]
+metrics.roc_auc(y, y, average="binary")  # type: ignore[arg-type]
 Dense(3, name="first")  # type: ignore[call-arg]
 schedules.cosine_lr(0.1)  # type: ignore[call-arg]
 fmlp.fit(net, params, (x, y), loss=losses.mse, optimizer=optim.adam(), epochs=1)  # type: ignore[call-arg]
