@@ -20,6 +20,7 @@ import numpy as np
 
 from fmlp.autodiff import Differentiable, Pullback, differentiable
 from fmlp.checks import array_of_numbers, function, given, integer, number
+from fmlp.recording import asarray
 from fmlp.tree import Array
 
 Entry: TypeAlias = tuple[Array, Callable[[], Any]]
@@ -314,7 +315,7 @@ def floating(x: Any, name: str = "x") -> Array:
     """Return `x` as an array of floating-point numbers, float64 if it held others; TypeError if it held no numbers."""
     if type(x) is np.ndarray and x.dtype.kind == "f":
         return x
-    array = np.asarray(array_of_numbers(name, x))
+    array = asarray(array_of_numbers(name, x))
     return array if array.dtype.kind == "f" else array.astype(np.float64)
 
 

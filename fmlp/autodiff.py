@@ -21,6 +21,7 @@ import numpy as np
 
 from fmlp import random, tree
 from fmlp.checks import function, given, number
+from fmlp.recording import asarray
 from fmlp.tree import Array, Tree
 
 __all__ = [
@@ -224,7 +225,7 @@ def objective(apply: Callable[..., Any], loss: Callable[..., Any]) -> Differenti
         def pullback(d: Any) -> Iterator[Any]:
             cotangent = next(iter(loss_pullback(d)))
             if isinstance(prediction, np.ndarray):  # a loss may have met float64 data: the network stays in its dtype
-                cotangent = np.asarray(cotangent, prediction.dtype)
+                cotangent = asarray(cotangent, prediction.dtype)
             yield from apply_pullback(cotangent)
             yield None
 

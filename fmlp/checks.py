@@ -113,7 +113,7 @@ def path(name: str, value: Any) -> Any:
 def array_of_numbers(name: str, values: Any) -> npt.NDArray[Any]:
     """Return `values` as an array, which must hold real numbers or booleans."""
     try:
-        array: npt.NDArray[Any] = np.asanyarray(values)
+        array: npt.NDArray[Any] = values if isinstance(values, np.ndarray) else np.asanyarray(values)
     except ValueError:
         raise ValueError(f"{name}: expected an array, got rows of different lengths") from None
     if array.dtype.kind not in "fiub":

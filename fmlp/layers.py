@@ -25,6 +25,7 @@ from fmlp.checks import given, integer, number, shape_of_one
 from fmlp.initializers import Initializer, constant, normal, ones, xavier_uniform, zeros
 from fmlp.modes import TINY, Calibration, Shard, mean_of, of_batch, over_batch, standardized
 from fmlp.random import Key
+from fmlp.recording import asarray
 from fmlp.tree import Array, Tree, leaves
 from fmlp.tree import cast as tree_cast
 from fmlp.tree import map as tree_map
@@ -85,7 +86,7 @@ def Dense(
             dy = _rows(dy)
             d = {"w": _rows(x).T.dot(dy)}
             if bias:
-                d["b"] = _ones(len(dy), dy.dtype).dot(dy)  # dy.sum(0), several times faster
+                d["b"] = np.dot(_ones(len(dy), dy.dtype), dy)  # dy.sum(0), several times faster
             yield d
             yield dy.dot(w.T).reshape(x.shape)
 
@@ -114,7 +115,7 @@ def Embedding(num_embeddings: int, features: int, w_init: Initializer | None = N
     @differentiable
     @_naming_parameters
     def embedding(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
-        w, x = params["w"], np.asarray(x)
+        w, x = params["w"], asarray(x)
         if w.ndim != 2 or w.shape[1] != features:
             raise ValueError(f"w: expected shape ({num_embeddings}, {features}), got {w.shape}")
         if x.dtype.kind not in "iu":
@@ -270,7 +271,7 @@ def Flatten() -> Layer:
     def flatten(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
         if np.ndim(x) == 0:
             raise ValueError(f"x: expected a batch, shape (rows, ...), got {given(x)}")
-        x = np.asarray(x)
+        x = asarray(x)
         return x.reshape(len(x), prod(x.shape[1:])), lambda dy: ({}, dy.reshape(x.shape))
 
     return Layer(init, flatten)
@@ -459,7 +460,7 @@ def residual(*layers: Layer) -> Layer:
             yield _next(cotangents, "residual")
             yield _sum((_next(cotangents, "residual"), dy))
 
-        return _sum((y, x if isinstance(y, tuple) else np.asarray(x))), pullback
+        return _sum((y, x if isinstance(y, tuple) else asarray(x))), pullback
 
     return Layer(init, _combinator(residual, children))
 
@@ -515,7 +516,7 @@ def fan_in_concat(axis: int = -1) -> Layer:
     @differentiable
     def fan_in_concat(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
         _check_branches("x", x)
-        x = [np.asarray(branch) for branch in x]
+        x = [asarray(branch) for branch in x]
         try:
             y = np.concatenate(x, axis, dtype=_common_dtype(*x))
         except ValueError:
@@ -682,7 +683,7 @@ def _rows(x: Array) -> Array:
 
 def _features(x: Any, dtype: npt.DTypeLike, n: int | None, *, sparse: bool = False) -> Array:
     """Bring an input to the dtype of the parameters, and check its width if there is one to check."""
-    array: Array = x if sparse and hasattr(x, "tocsr") else np.asarray(x)
+    array: Array = x if sparse and hasattr(x, "tocsr") else asarray(x)
     if array.dtype != dtype:
         if array.dtype.kind not in "fiub":
             raise TypeError(f"x: expected numbers, got dtype {array.dtype}")
@@ -715,7 +716,7 @@ def _sum(xs: Sequence[Any]) -> Any:
 def _add(x: Any, y: Any) -> Array:
     if np.shape(x) != np.shape(y):
         raise ValueError(f"x: expected branches of one shape, got {np.shape(x)} and {np.shape(y)}")
-    total: Array = np.add(x, y, dtype=_common_dtype(np.asarray(x), np.asarray(y)))
+    total: Array = np.add(x, y, dtype=_common_dtype(asarray(x), asarray(y)))
     return total
 
 

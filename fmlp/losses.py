@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from math import inf, isfinite
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ import numpy as np
 from fmlp.activations import clip, floating, sigmoid, softmax
 from fmlp.autodiff import Differentiable, Pullback
 from fmlp.checks import array_of_numbers, function, number
+from fmlp.recording import asarray
 from fmlp.tree import Array
 
 __all__ = [
@@ -205,8 +206,8 @@ def cross_entropy(logits: Array, y: Any, *, weight: Any = None, label_smoothing:
     if type(label_smoothing) is not float or not 0 <= label_smoothing <= 1:
         label_smoothing = number("label_smoothing", label_smoothing, "[0, 1]")
     n, k = logits.shape
-    y = y if type(y) is np.ndarray else np.asarray(array_of_numbers("y", y))
-    z = np.array(logits.T, order="C")  # classes first: NumPy reduces over the long, contiguous axis much faster
+    y = asarray(array_of_numbers("y", y))
+    z = logits.T.copy()  # classes first: NumPy reduces over the long, contiguous axis much faster
     z -= z.max(0)
     if label_smoothing or y.ndim > 1:
         np.maximum(z, np.finfo(z.dtype).min, out=z)  # 0 · -∞ would be NaN
@@ -269,7 +270,7 @@ def _mean(values: Array, weight: Any, derivative: Callable[[], Array], factor: f
 
     finite = True
     average = weighted(values, shares).sum()
-    if not isfinite(average):
+    if not np.isfinite(average):
         finite = False
         average = weighted(values, shares).sum()
     return average, pullback
@@ -283,7 +284,7 @@ def _residual(prediction: Array, y: Any) -> Array:
 
 def _aligned(prediction: Array, y: Any) -> Array:
     """Bring `y` to the dtype and shape of the prediction; a column and a vector of the same length are the same."""
-    given = y if type(y) is np.ndarray and y.dtype.kind == "f" else np.asarray(array_of_numbers("y", y))
+    given = asarray(array_of_numbers("y", y))
     aligned: Array = given.astype(prediction.dtype, copy=False)
     if given.shape == prediction.shape:
         return aligned
@@ -300,7 +301,7 @@ def _counted(y: Array, weight: Any, filling: float = 0) -> Array:
     """Put a valid value into the rows of weight 0."""
     if weight is None or np.shape(weight) != y.shape[:1]:
         return y
-    counts = np.asarray(array_of_numbers("weight", weight)) != 0
+    counts = asarray(array_of_numbers("weight", weight)) != 0
     counted: Array = np.where(counts.reshape(-1, *[1] * (y.ndim - 1)), y, y.dtype.type(filling))
     return counted
 

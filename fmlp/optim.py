@@ -26,6 +26,7 @@ import numpy as np
 from fmlp import tree
 from fmlp.checks import given, number
 from fmlp.checks import schedule as checked_schedule
+from fmlp.recording import asarray
 from fmlp.tree import Array, Tree
 
 LearningRate: TypeAlias = float | Callable[[int], float]
@@ -447,7 +448,7 @@ def _moved(p: Any, update: Any) -> Array:
         return moved
     if np.shape(moved) != np.shape(p):
         raise ValueError
-    return np.asarray(moved, np.asarray(p).dtype)
+    return asarray(moved, asarray(p).dtype)
 
 
 Step: TypeAlias = tuple[Array, dict[str, Any]]

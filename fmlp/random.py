@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlp.checks import given, integer, number, shape_of_one
+from fmlp.recording import primitive
 
 if TYPE_CHECKING:  # numpy.random is loaded when a key is made: it is a quarter of NumPy's own time to start
     from numpy.random import SFC64, Generator
@@ -43,6 +44,7 @@ def key(seed: int) -> Key:
     return np.random.SeedSequence(integer("seed", seed, 0)).generate_state(3, np.uint64).astype(np.uint64, copy=False)
 
 
+@primitive
 def split(key: Key, n: int = 2) -> Key:
     """Make `n` independent keys, the rows of a uint64 array of shape (n, 3).
 
@@ -56,6 +58,7 @@ def split(key: Key, n: int = 2) -> Key:
     return keys
 
 
+@primitive
 def fold_in(key: Key, i: int) -> Key:
     """Make the `i`-th key that belongs to `key`, for a step or an epoch; 0 ≤ i < 2⁶⁴.
 
@@ -84,6 +87,7 @@ def generator(key: Key) -> Generator:
     return np.random.Generator(_stream(key))
 
 
+@primitive
 def bernoulli(key: Key, p: float, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     """Draw booleans that are True with probability `p`, rounded to a multiple of 2⁻¹⁶.
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlp.checks import function, given
+from fmlp.recording import asarray
 
 Array = npt.NDArray[Any]
 Tree = Any
@@ -110,7 +111,7 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
     array([[2., 2.],
            [2., 2.]])
     """
-    arrays = [np.asarray(leaf) for leaf in leaves(tree)]
+    arrays = [asarray(leaf) for leaf in leaves(tree)]
     ends = [*itertools.accumulate([a.size for a in arrays], initial=0)]
     dtypes = {a.dtype for a in arrays} or {np.dtype(np.float32)}
     dtype = dtypes.pop() if len(dtypes) == 1 else np.result_type(*dtypes)
@@ -175,7 +176,7 @@ def cast(tree: Tree, dtype: npt.DTypeLike) -> Tree:
         raise TypeError(f"dtype: expected a floating-point dtype, such as np.float64, got {given(dtype)}")
 
     def convert(leaf: Any) -> Any:
-        array = np.asarray(leaf)
+        array = asarray(leaf)
         return array.astype(dtype, copy=False) if array.dtype.kind == "f" else leaf
 
     return map(convert, tree)

@@ -32,6 +32,7 @@ IMPORTABLE = [pytest.param(m, marks=needs(m)) if m in NEEDS else m for m in MODU
 # Who may import whom: only modules of the floors below. Modules of one floor do not know each other, but for
 # optim and schedules, and fmlp.__init__ stands above all.
 FLOORS = [
+    {"recording"},
     {"checks"},
     {"tree", "random", "files"},
     {"autodiff"},
@@ -117,6 +118,7 @@ def test_the_top_level_has_every_module_that_needs_no_optional_package():
         "summary",
         "batching",
         "checks",
+        "recording",
         "modes",
     }  # the name of a function, and none of a user's
     assert modules & set(MODULES) - {"data"} <= set(fmlp.__all__)

@@ -1,0 +1,444 @@
+"""Recording: which NumPy calls a function makes, as `fmlp.jit` needs to know to repeat them.
+
+While a function is recorded, stand-ins take the place of its arrays. A stand-in is no array: it knows NumPy's
+protocols, ``__array_ufunc__`` and ``__array_function__``, by which each call reaches the tape, and it refuses all
+that would turn it into an array or a number without the tape's knowledge. It carries the array that it stands for, so
+that the calls that are recorded are also made.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+__all__ = ["asarray", "primitive"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def primitive(f: F) -> F:
+    """Make a function one call of a plan, which records the call and not what happens inside.
+
+    It must be pure, and return an array, a NumPy scalar, or a tuple of them. A function needs this if it reads the
+    values of its arrays in Python, as `random.split` reads a key's.
+
+    >>> @primitive
+    ... def total(x):
+    ...     return np.float64(sum(x.tolist()))
+    >>> total(np.arange(4.0))
+    np.float64(6.0)
+    """
+
+    @functools.wraps(f)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        tape = _tape_of((*args, *kwargs.values()))
+        return f(*args, **kwargs) if tape is None else tape.call(f, args, kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def asarray(x: Any, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
+    """np.asarray that leaves a stand-in, which is an array already, as it is.
+
+    >>> asarray([1, 2], np.float32)
+    array([1., 2.], dtype=float32)
+    """
+    if type(x) is StandIn:
+        return x if dtype is None else x.astype(dtype, copy=False)  # type: ignore[return-value]
+    return np.asarray(x, dtype)
+
+
+class Refused(BaseException):
+    """Recording cannot go on. It is no `Exception`, so that no handler in the recorded function catches it."""
+
+
+class Ref(NamedTuple):
+    """What stands for an array in a recorded call: its place among the values of the tape."""
+
+    at: int
+
+
+class Value(NamedTuple):
+    """An array that was met: `root` is the value whose memory it lies in, itself unless it is a view."""
+
+    array: Any
+    root: int
+
+
+class Call(NamedTuple):
+    """A recorded call. Its `form` says what it does with memory.
+
+    "new": it returns new arrays. "view": it returns views of its operands. "into": it writes into its result, an array
+    made before. "guard": it checks that a value is as true or false as it was when the function read it.
+    """
+
+    form: str
+    f: Any
+    args: Any
+    kwargs: dict[str, Any]
+    results: tuple[int, ...]
+    errors: Any
+    place: str
+    line: str
+
+
+class Tape:
+    """The values and calls recorded so far, and `refusal`, why they do not make a plan."""
+
+    def __init__(self) -> None:
+        self.values: list[Value] = []
+        self.calls: list[Call] = []
+        self.constants: list[tuple[Any, Any]] = []
+        self.refusal = ""
+        self.open = True
+
+    def stand_in(self, array: Any, root: int | None = None) -> StandIn:
+        """Make the stand-in of a new value."""
+        index = len(self.values)
+        self.values.append(Value(array, index if root is None else root))
+        return StandIn(self, index, array)
+
+    def given(self, array: Any) -> StandIn:
+        """Make the stand-in of an argument, which cannot be written to."""
+        return self.stand_in(_locked(array))
+
+    def ref(self, x: StandIn) -> Ref:
+        """Return what stands for `x` in a call."""
+        if x._tape is not self:
+            raise self.refuse("uses an array of another recording")
+        return Ref(x._index)
+
+    def refuse(self, why: str, hint: str = "") -> Refused:
+        """Note why there will be no plan; only the first reason counts."""
+        self.refusal = self.refusal or f"{_line()} {why}{hint and '; '}{hint}"
+        return Refused(self.refusal)
+
+    def close(self) -> None:
+        """End the recording, which fails if an array that is no stand-in, a constant of the plan, was written to."""
+        self.open = False
+        if not self.refusal and not all(same_bits(array, copy) for array, copy in self.constants):
+            self.refusal = "an array made in the function is used and then written to; write with out= or x[...] = y"
+
+    def call(self, f: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Make a call and record it."""
+        if not self.open:
+            return f(*unwrapped(args), **unwrapped(kwargs))
+        refs, settings = mapped(self.ref, args), mapped(self.ref, kwargs)
+        target, settings = self._target(f, refs, settings)
+        try:
+            if target is not None:
+                f(*unwrapped(args), **unwrapped(kwargs))
+                self._add("into", f, refs, settings, (target.at,))
+                return kwargs["out"][0] if type(kwargs.get("out")) is tuple else kwargs.get("out")
+            # The operands are locked, so that a function that writes to one, unknown to us, raises.
+            result = f(*unwrapped(args, locked=True), **unwrapped(kwargs, locked=True))
+            arrays = result if isinstance(result, tuple | list) else [result]
+            operands = [self.values[i] for i in sorted({*indices((refs, settings))})]
+            if any(_shares(array, operand.array) for array in arrays for operand in operands):
+                result = f(*unwrapped(args), **unwrapped(kwargs))
+        except Exception as error:
+            self.refuse(f"meets {type(error).__name__} ({error})")
+            raise
+        return self._recorded(f, refs, settings, operands, result)
+
+    def _target(self, f: Any, refs: Any, settings: dict[str, Any]) -> tuple[Ref | None, dict[str, Any]]:
+        """Return the array that a call writes into, if it does, and the call's keyword arguments without `out`."""
+        out = settings.get("out")
+        targets = [t for t in (out if isinstance(out, tuple) else (out,)) if t is not None]
+        if f is operator.setitem or (getattr(f, "__name__", "") == "at" and isinstance(f.__self__, np.ufunc)):
+            targets = [refs[0]]
+        if not targets:
+            return None, {name: value for name, value in settings.items() if name != "out"}
+        if len(targets) > 1:
+            raise self.refuse("writes into several arrays with one call")
+        (target,) = targets
+        if type(target) is not Ref:
+            raise self.refuse("writes into an array that it made itself", "make it from x, as np.zeros_like(x)")
+        if not self.values[target.at].array.flags.writeable:
+            raise self.refuse("writes into an argument, or a read-only array", "work on a copy")
+        return target, {name: value for name, value in settings.items() if name != "out"}
+
+    def _recorded(self, f: Any, refs: Any, settings: dict[str, Any], operands: list[Value], result: Any) -> Any:
+        """Record a call that returned `result`, and return what stands for it."""
+        if type(result) is bool:  # such as np.array_equal: what it says is checked at each replay
+            truth = self.stand_in(np.bool_(result))
+            self._add("new", f, refs, settings, (truth._index,))
+            return bool(truth)
+        many = isinstance(result, tuple | list)
+        stand_ins, roots = [], set()
+        for array in result if many else [result]:
+            if type(array) is not np.ndarray and not isinstance(array, np.generic):
+                raise self.refuse(f"reads {_named(array)} by {name_of(f)}", "let NumPy work with the array itself")
+            same = next((v for v in operands if v.array is array), None)
+            if same is not None and not many:
+                if [*indices((refs, settings))].count(index := self.values.index(same)) > 1:
+                    raise self.refuse(f"writes into an operand of {name_of(f)}", "name it: out=")
+                return StandIn(self, index, array)
+            root = next((v.root for v in operands if _shares(array, v.array)), None)
+            roots.add(root is None)
+            stand_ins.append(self.stand_in(array, root))
+        if len(roots) > 1:
+            raise self.refuse(f"gets new arrays beside views by {name_of(f)}")
+        self._add("new" if True in roots else "view", f, refs, settings, tuple(s._index for s in stand_ins))
+        return type(result)(stand_ins) if many else stand_ins[0]
+
+    def guard(self, x: StandIn) -> bool:
+        """Record that the function goes on as it does because `x` is true, or because it is false."""
+        truth = bool(x._value)
+        if self.open:
+            self._add("guard", bool, (self.ref(x), truth), {}, ())
+        return truth
+
+    def _add(self, form: str, f: Any, args: Any, kwargs: dict[str, Any], results: tuple[int, ...]) -> None:
+        for constant in _leaves((args, kwargs)):
+            if isinstance(constant, np.ndarray) and not any(constant is known for known, _ in self.constants):
+                self.constants.append((constant, constant.copy()))
+        self.calls.append(Call(form, f, args, kwargs, results, np.geterr(), _place(), _line()))
+
+
+class StandIn(NDArrayOperatorsMixin):
+    """What a function meets in place of an array while it is recorded."""
+
+    __slots__ = ("_index", "_tape", "_value")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, tape: Tape, index: int, value: Any) -> None:
+        self._tape, self._index, self._value = tape, index, value
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """Let isinstance(x, np.ndarray) hold, as it holds for the array."""
+        return type(self._value)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self._value, np.generic) and kwargs.get("out") == (self,):  # x += 1 of a scalar makes a new one
+            del kwargs["out"]
+        return self._tape.call(ufunc if method == "__call__" else getattr(ufunc, method), args, kwargs)
+
+    def __array_function__(self, f: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if f in _FIXED:
+            return f(*unwrapped(args), **unwrapped(kwargs))
+        return self._tape.call(f, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name in ("T", "mT", "real", "imag"):
+            return self._tape.call(_attribute(name), (self,), {})
+        found = getattr(self._value, name)
+        if callable(found):
+            return lambda *args, **kwargs: self._tape.call(_method(name), (self, *args), kwargs)
+        if name not in ("dtype", "itemsize", "nbytes", "ndim", "shape", "size", "strides"):
+            raise self._tape.refuse(f"reads .{name} of an array")
+        return found
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._tape.call(operator.getitem, (self, at), {})
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        self._tape.call(operator.setitem, (self, at, value), {})
+
+    def __pow__(self, exponent: Any) -> Any:  # x ** 2 is not np.power(x, 2): NumPy takes the square
+        return self._tape.call(operator.pow, (self, exponent), {})
+
+    def __rpow__(self, base: Any) -> Any:
+        return self._tape.call(operator.pow, (base, self), {})
+
+    def __ipow__(self, exponent: Any) -> Any:
+        power = self**exponent
+        if isinstance(self._value, np.generic):
+            return power
+        self[...] = power
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def __bool__(self) -> bool:
+        return self._tape.guard(self)
+
+    def _read(self, *args: Any, **kwargs: Any) -> Any:
+        if self._tape.open:
+            raise self._tape.refuse("reads the value of an array", "keep to NumPy's functions of the array")
+        raise TypeError("an array of a recording that is over was kept by the function, which is not pure")
+
+    __array__ = __float__ = __int__ = __index__ = __complex__ = __contains__ = _read
+    __repr__ = __format__ = __reduce_ex__ = _read
+    __array_interface__ = __array_struct__ = property(_read)
+
+
+_FIXED = {np.can_cast, np.iscomplexobj, np.isrealobj, np.ndim, np.result_type, np.shape, np.size}
+"""Functions that ask for shapes and dtypes, which are the same at each replay."""
+
+
+@functools.cache
+def _method(name: str) -> Callable[..., Any]:
+    def method(x: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(x, name)(*args, **kwargs)
+
+    method.__name__ = f".{name}()"
+    return method
+
+
+@functools.cache
+def _attribute(name: str) -> Callable[..., Any]:
+    def attribute(x: Any) -> Any:
+        return getattr(x, name)
+
+    attribute.__name__ = f".{name}"
+    return attribute
+
+
+def name_of(f: Any) -> str:
+    """Name a function of a recorded call: "add", "add.reduce", ".sum()" for a method, ".T" for an attribute."""
+    owner = f.__self__.__name__ + "." if isinstance(getattr(f, "__self__", None), np.ufunc) else ""
+    return owner + str(getattr(f, "__name__", f))
+
+
+def mapped(f: Callable[[StandIn], Any], value: Any) -> Any:
+    """Apply `f` to the stand-ins in nested arguments or results."""
+    if type(value) is StandIn:
+        return f(value)
+    if type(value) is dict:
+        return {name: mapped(f, child) for name, child in value.items()}
+    if isinstance(value, tuple | list):
+        children = [mapped(f, child) for child in value]
+        return type(value)(*children) if hasattr(value, "_fields") else type(value)(children)
+    return value
+
+
+def unwrapped(value: Any, *, locked: bool = False) -> Any:
+    """Put the arrays themselves in place of their stand-ins."""
+    return mapped(lambda x: _locked(x._value) if locked else x._value, value)
+
+
+def indices(value: Any) -> Iterator[int]:
+    """List the values that recorded arguments or results refer to."""
+    return (leaf.at for leaf in _leaves(value) if type(leaf) is Ref)
+
+
+def _tape_of(values: Iterable[Any]) -> Tape | None:
+    for value in values:
+        if type(value) is StandIn:
+            return value._tape
+        if type(value) in (tuple, list) and (tape := _tape_of(value)):
+            return tape
+    return None
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if type(value) is dict:
+        for child in value.values():
+            yield from _leaves(child)
+    elif type(value) is not Ref and type(value) is not StandIn and isinstance(value, tuple | list):
+        for child in value:
+            yield from _leaves(child)
+    else:
+        yield value
+
+
+def same_bits(x: Any, y: Any) -> bool:
+    """Tell whether two results are the same: types, dtypes, shapes and every bit."""
+    if type(x) is not type(y):
+        return False
+    if isinstance(x, np.ndarray | np.generic):
+        return bool(x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes())
+    if isinstance(x, dict):
+        return [*x] == [*y] and all(map(same_bits, x.values(), y.values()))
+    if isinstance(x, tuple | list):
+        return len(x) == len(y) and all(map(same_bits, x, y))
+    return x is y or repr(x) == repr(y)
+
+
+def _locked(array: Any) -> Any:
+    if isinstance(array, np.ndarray):
+        array = array.view()
+        array.flags.writeable = False
+    return array
+
+
+def _shares(array: Any, operand: Any) -> bool:
+    both = isinstance(array, np.ndarray) and isinstance(operand, np.ndarray)
+    return both and np.may_share_memory(array, operand)
+
+
+def _named(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+# ---------------------------------------------------------------------- where a call comes from
+
+_PACKAGE = str(Path(__file__).parent)
+
+
+def _frames() -> Iterator[FrameType]:
+    """List the frames of the recorded function, from the innermost outwards."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not recorded.__code__:
+        if frame.f_code.co_filename != __file__:
+            yield frame
+        frame = frame.f_back
+
+
+def _line() -> str:
+    """Name the line that is at work: the innermost one outside of fmlp and NumPy, or else the innermost one."""
+    frames = [f for f in _frames() if f"{Path('/numpy/')}" not in f.f_code.co_filename]
+    own = [f for f in frames if not f.f_code.co_filename.startswith(_PACKAGE)]
+    for frame in own or frames:
+        return f"{frame.f_code.co_filename}:{frame.f_lineno}, in {frame.f_code.co_qualname}"
+    return "the function"
+
+
+def _place() -> str:
+    """Name the place in the network, ``dense_3``, and the function that a call comes from."""
+    function, layers = "", []
+    for frame in _frames():
+        code = frame.f_code
+        head = code.co_qualname.split(".")[0]
+        if code.co_filename.startswith(_PACKAGE) and "name" in code.co_varnames and "children" in code.co_freevars:
+            layers.append(str(frame.f_locals.get("name", "")))
+        if not function and not head.startswith(("_", "<")):
+            function = code.co_name if head == code.co_qualname else head
+    return "/".join([*filter(None, layers[::-1])]) or function
+
+
+def recorded(f: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Tape, list[int], Any]:
+    """Record ``f(*args, **kwargs)``: the tape, the values of the arrays among the arguments, and of the result.
+
+    If the function could not be recorded, `Tape.refusal` says why, and the result is None.
+    """
+    tape, inputs = Tape(), []
+
+    def stand_in(value: Any) -> Any:
+        if isinstance(value, np.ndarray | np.generic):
+            inputs.append(len(tape.values))
+            return tape.given(value)
+        if type(value) is dict:
+            return {name: stand_in(child) for name, child in value.items()}
+        if isinstance(value, tuple | list):
+            children = [stand_in(child) for child in value]
+            return type(value)(*children) if hasattr(value, "_fields") else type(value)(children)
+        return value
+
+    result = None
+    try:
+        result = f(*stand_in(args), **stand_in(kwargs))
+        result = mapped(tape.ref, result)
+    except Refused:
+        pass
+    except Exception as error:
+        tape.refuse(f"raises {type(error).__name__}")
+    tape.close()
+    return tape, inputs, result
