@@ -99,13 +99,13 @@ def _checked(data: Iterable[Any]) -> Iterator[tuple[Any, Array, Any]]:
                 f"data: expected batches (x, y) or (x, y, weight), or all data as a tuple (x, y), got "
                 f"{kind(data)} whose first is {kind(batch)}"
             )
-        yield batch[0], np.asarray(batch[1]), batch[2] if len(batch) == 3 else None
+        yield batch[0], np.asarray(targets("data", batch[1])), batch[2] if len(batch) == 3 else None
 
 
 def _of_arrays(
     x: Any, y: Any, batch_size: int | None, weight: Any, class_weight: Any, shuffle: bool, comm: Any
 ) -> Source:
-    x, y = tree.map(lambda a: a if isinstance(a, np.memmap) else as_array(a), x), np.asanyarray(y)
+    x, y = tree.map(lambda a: a if isinstance(a, np.memmap) else as_array(a), x), targets("data", y)
     n = check_rows("data", x, y, comm)
     w = row_weights(y, n, weight, class_weight, comm)
     here = None if comm is None else distributed.Rows(comm, n)
@@ -152,28 +152,10 @@ def row_weights(y: Array, n: int, weight: Any, class_weight: Any, comm: Any) -> 
         return None
     w = np.ones(n) if weight is None else np.asarray(array_of_numbers("weight", weight), np.float64)
     _check_weight(w, n)
+    w = w.reshape(n)
     if class_weight is not None:
-        if class_weight != "balanced" and not isinstance(class_weight, Mapping):
-            raise TypeError(
-                f"class_weight: expected a dict from labels to weights, or 'balanced', got {given(class_weight)}"
-            )
-        if y.ndim != 1:
-            raise ValueError(f"class_weight: needs labels of shape ({n},), got y of shape {y.shape}")
-        labels, index, counts = np.unique(y, return_inverse=True, return_counts=True)
-        if class_weight == "balanced":
-            if comm is None:
-                per_class = n / (len(labels) * counts)
-            else:
-                every, counted = (
-                    np.concatenate(parts) for parts in zip(*comm.allgather((labels, counts)), strict=True)
-                )
-                every, at = np.unique(every, return_inverse=True)
-                per_class = (counted.sum() / (len(every) * np.bincount(at, counted)))[np.searchsorted(every, labels)]
-        elif missing := [label for label in labels.tolist() if label not in class_weight]:
-            raise ValueError(f"class_weight: no weight for the label {missing[0]!r}")
-        else:
-            per_class = np.array([number(f"class_weight[{k!r}]", class_weight[k]) for k in labels.tolist()])
-        w = w * per_class[index]
+        labels, index, counts = np.unique(_labels(y), return_inverse=True, return_counts=True)
+        w = w * _per_class(labels, counts, class_weight, comm)[index]
     if comm is not None and not w.any():
         return w  # the ranks together need some weight: the epoch's end looks at that
     if not (np.isfinite(w).all() and w.min() >= 0 and w.sum() > 0):
@@ -182,8 +164,51 @@ def row_weights(y: Array, n: int, weight: Any, class_weight: Any, comm: Any) -> 
     return w
 
 
+def _labels(y: Array) -> Array:
+    """Return the label of each row: of a vector, a column, or rows of zeros and a single one."""
+    if y.ndim == 2 and y.shape[1] == 1:
+        return y[:, 0]
+    if y.ndim == 2 and y.dtype.kind in "biuf" and ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all():
+        labels: Array = y.argmax(1)
+        return labels
+    if y.ndim != 1:
+        raise ValueError(f"class_weight: expected y to hold one label a row, got y of shape {y.shape}")
+    return y
+
+
+def _per_class(labels: Array, counts: Array, class_weight: Any, comm: Any) -> Array:
+    """Return the weight of each of the labels, which occur so many times."""
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        every, counted = (np.concatenate(parts) for parts in zip(*_collected(comm, (labels, counts)), strict=True))
+        every, at = np.unique(every, return_inverse=True)
+        balanced: Array = (counted.sum() / (len(every) * np.bincount(at, counted)))[np.searchsorted(every, labels)]
+        return balanced
+    if hasattr(class_weight, "to_dict"):  # a Series of pandas
+        class_weight = class_weight.to_dict()
+    elif isinstance(class_weight, np.ndarray | list | tuple) and np.ndim(class_weight) == 1:
+        if labels.dtype.kind not in "biu":
+            raise TypeError(
+                f"class_weight: an array holds the weights of the labels 0, 1, …, but the labels are {labels.dtype}; "
+                "dict(zip(classes, weights)) says which weight is whose"
+            )
+        class_weight = dict(enumerate(class_weight))
+    if not isinstance(class_weight, Mapping):
+        raise TypeError(
+            "class_weight: expected a dict from labels to weights, an array of the weights of the labels 0, 1, …, or "
+            f"'balanced', got {given(class_weight)}"
+        )
+    if missing := [label for label in labels.tolist() if label not in class_weight]:
+        raise ValueError(f"class_weight: no weight for the label {missing[0]!r}")
+    return np.array([number(f"class_weight[{label!r}]", class_weight[label]) for label in labels.tolist()])
+
+
+def _collected(comm: Any, value: Any) -> list[Any]:
+    """Return the values of all ranks, in their order."""
+    return [value] if comm is None else list(comm.allgather(value))
+
+
 def _check_weight(weight: Any, n: int) -> None:
-    if np.shape(weight) != (n,):
+    if np.shape(weight) not in ((n,), (n, 1)):
         raise ValueError(f"weight: expected shape ({n},), one per row, got {np.shape(weight)}")
 
 
@@ -352,6 +377,7 @@ def kind(value: Any) -> str:
 
 def check_rows(name: str, x: Any, y: Any, comm: Any = None) -> int:
     """Return how many rows x and y both have; raise ValueError unless they do, on some rank, with finite numbers."""
+    y = targets(name, y)
     if any(np.ndim(a) == 0 for a in [*tree.leaves(x), y]):
         raise ValueError(
             f"{name}: expected arrays with the examples along the first axis, got numbers in {kind(x)}; "
@@ -365,8 +391,18 @@ def check_rows(name: str, x: Any, y: Any, comm: Any = None) -> int:
     if (n if comm is None else comm.allreduce(n)) < 1:
         raise ValueError(f"{name}: expected at least one row, got shapes {shapes}")
     check_finite(f"{name}: x", x)
-    check_finite(f"{name}: y", np.asanyarray(y))
+    check_finite(f"{name}: y", y)
     return n
+
+
+def targets(name: str, y: Any) -> Any:
+    """Return `y` as an array, which NumPy would also make of several targets."""
+    if isinstance(y, dict) or (isinstance(y, tuple) and any(isinstance(leaf, np.ndarray) for leaf in y)):
+        raise TypeError(
+            f"{name}: expected y to be one array, got {kind(y)}; stack several targets as columns of one array, and "
+            "let the loss take them apart"
+        )
+    return np.asanyarray(y)
 
 
 def check_finite(name: str, x: Any) -> None:

@@ -191,8 +191,8 @@ def binary_cross_entropy(logits: Array, y: Any, *, weight: Any = None) -> tuple[
 def cross_entropy(logits: Array, y: Any, *, weight: Any = None, label_smoothing: float = 0.0) -> tuple[Any, Pullback]:
     """Cross-entropy of softmax logits, fused: ``l = log Σ eᶻ - Σ q z``; derivative ``softmax(z) - q``.
 
-    `logits` has shape (batch, classes). `y` is integer labels, shape (batch,), or rows of probabilities q, shape
-    (batch, classes). `label_smoothing` s in [0, 1] replaces q by ``(1 - s) q + s / classes``.
+    `logits` has shape (batch, classes). `y` is integer labels, shape (batch,) or (batch, 1), or rows of probabilities
+    q, shape (batch, classes). `label_smoothing` s in [0, 1] replaces q by ``(1 - s) q + s / classes``.
 
     Raises TypeError for labels that are no integers, ValueError for labels out of range, rows that are no
     probabilities, or a smoothing out of range.
@@ -206,7 +206,9 @@ def cross_entropy(logits: Array, y: Any, *, weight: Any = None, label_smoothing:
     if type(label_smoothing) is not float or not 0 <= label_smoothing <= 1:
         label_smoothing = number("label_smoothing", label_smoothing, "[0, 1]")
     n, k = logits.shape
-    y = asarray(array_of_numbers("y", y))
+    y = asarray(y) if isinstance(y, np.ndarray) else asarray(array_of_numbers("y", y))
+    if y.dtype.kind in "iu" and y.shape == (n, 1):  # a column is a vector
+        y = y[:, 0]
     z = logits.T.copy()  # classes first: NumPy reduces over the long, contiguous axis much faster
     z -= z.max(0)
     if label_smoothing or y.ndim > 1:

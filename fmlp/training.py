@@ -155,7 +155,7 @@ def fit(
     early_stopping: EarlyStopping | None = None,
     callbacks: Sequence[Callable[[Epoch], Epoch | None]] = (),
     weight: Any = None,
-    class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+    class_weight: Mapping[Any, float] | Sequence[float] | Array | Literal["balanced"] | None = None,
     shuffle: bool = True,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
@@ -176,7 +176,8 @@ def fit(
     ``(y_true, y_pred) -> float``, which get predictions, or probabilities where `metrics.on_output` marks them; after
     each epoch they are worked out at inference on the training and the validation data (not on training data that come
     as batches). Functions of a module are tried once before the training starts. `weight` gives each row of `data` a
-    weight, `class_weight` each label, or "balanced" for n / (classes · count); both multiply.
+    weight. `class_weight` gives each label one: a dict, an array of the weights of the labels 0, 1, …, or "balanced"
+    for n / (classes · count). Both multiply.
 
     Each callback gets an `Epoch`, its parameters calibrated, after every epoch and may return another. A bar shows the
     progress and the scores, in a narrow terminal as training/validation, unless `progress` is False. Ctrl-C ends
@@ -635,13 +636,19 @@ def _try_metrics(net: Layer, params: Tree, data: tuple[Any, Any], loss: Any, met
 
     A lambda or a function within a function may count its calls: they are not tried.
     """
-    tried = {name: metric for name, metric in metrics.items() if has_a_name(metric)}
+    if not metrics:
+        return
     two = np.arange(2) % len(data[1])
-    first = net.apply(params, batching.take(data[0], two), train=Calibration(), key=random.key(0)) if tried else None
-    if isinstance(first, np.ndarray):
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            _measured(np.resize(first, (len(data[1]), *first.shape[1:])), data[1], loss, tried)
+    first = net.apply(params, batching.take(data[0], two), train=Calibration(), key=random.key(0))
+    if not isinstance(first, np.ndarray):
+        raise TypeError(
+            f"metrics: expected a network with one output, got {batching.kind(first)}; join the outputs with "
+            "fan_in_concat(), or measure in a callback"
+        )
+    tried = {name: metric for name, metric in metrics.items() if has_a_name(metric)}
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        _measured(np.resize(first, (len(data[1]), *first.shape[1:])), data[1], loss, tried)
 
 
 def _shapes(values: Tree, rows: int | str | None = None) -> dict[str, str]:
@@ -758,7 +765,8 @@ def _check_settings(
 def _check_metrics(metrics: Any) -> None:
     if not isinstance(metrics, Mapping | None):
         raise TypeError(
-            f"metrics: expected a dict from names to functions (y_true, y_pred) -> float, got {given(metrics)}"
+            "metrics: expected a dict from names to functions (y_true, y_pred) -> float, such as "
+            f"{{'accuracy': fmlp.metrics.accuracy}}, got {given(metrics)}"
         )
     for name, metric in (metrics or {}).items():
         if not isinstance(name, str):

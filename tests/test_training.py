@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import fmlp
 from fmlp import EarlyStopping, NonFiniteError, losses, metrics, optim, random, schedules, training, tree
-from fmlp.layers import BatchNorm, Dense, Dropout, Elu, Layer, fan_in_sum, parallel, serial
+from fmlp.layers import BatchNorm, Dense, Dropout, Elu, Layer, fan_in_sum, fan_out, parallel, serial
 
 DRAWN = settings(deadline=None, max_examples=60)
 KEY = random.key(7)
@@ -597,8 +597,44 @@ def test_class_weights_are_row_weights_and_multiply_them():
     assert_same_bits(fit_classes(class_weight="balanced")[:3], fit_classes(weight=balanced)[:3])
     with pytest.raises(ValueError, match=r"^class_weight: no weight for the label 1"):
         fit_classes(class_weight={0: 1.0, 2: 1.0})
-    with pytest.raises(ValueError, match=r"^class_weight: needs labels of shape \(60,\), got y of shape \(60, 3\)"):
-        fit_classes(data=(x, np.eye(3)[y]), class_weight="balanced")
+    with pytest.raises(ValueError, match=r"^class_weight: expected y to hold one label a row, got"):
+        fit_classes(data=(x, np.full((60, 3), 1 / 3)), class_weight="balanced")
+
+
+@pytest.mark.parametrize("form", ["array", "list", "series", "one-hot", "column"])
+def test_class_weights_come_in_every_form(form):
+    x, y = classes()
+    weights, targets = {0: 1.0, 1: 2.0, 2: 0.5}, {"one-hot": np.eye(3)[y], "column": y[:, None]}.get(form, y)
+    given = {"array": np.array([1.0, 2.0, 0.5]), "list": [1.0, 2.0, 0.5]}.get(form, weights)
+    if form == "series":
+        given = pytest.importorskip("pandas").Series(weights)
+    expected = fit_classes(weight=np.array([weights[label] for label in y.tolist()]))
+    assert_same_bits(
+        fit_classes(data=(x, targets), class_weight=given, weight=np.ones((60, 1))).params, expected.params
+    ) if form != "one-hot" else np.testing.assert_allclose(
+        fit_classes(data=(x, targets), class_weight=given).history["loss"], expected.history["loss"], rtol=1e-5
+    )
+    if form == "array":
+        with pytest.raises(ValueError, match=r"^class_weight: no weight for the label 2"):
+            fit_classes(class_weight=given[:2])
+
+
+def test_several_targets_and_metrics_of_several_outputs_are_refused_before_any_work():
+    x, y = numbers()
+    two = serial(fan_out(2), parallel(Dense(1), Dense(1)))
+
+    @losses.loss()
+    def sum_of_both(prediction, y, *, weight=None):
+        (first, back_first), (second, back_second) = (losses.mse.rule(p, y, weight=weight) for p in prediction)
+        return first + second, lambda dy: ((next(iter(back_first(dy))), next(iter(back_second(dy)))), None)
+
+    settings = {"net": two, "params": params_of(two), "loss": sum_of_both}
+    assert fit(**settings).history["loss"]
+    with pytest.raises(TypeError, match=r"^metrics: expected a network with one output, got tuple of 2; join"):
+        fit(**settings, metrics={"r2": lambda y_true, y_pred: 0.0})
+    for data in ((x, (y, y)), [(x, (y, y))], (x, {"a": y})):
+        with pytest.raises(TypeError, match=r"^data: expected y to be one array, got (tuple|dict)"):
+            fit(data=data)
 
 
 def test_weights_follow_their_rows_when_a_fraction_is_set_aside():
@@ -811,7 +847,8 @@ HOLED = np.where(X > 1, nan, X)
         ({"weight": np.full(40, nan)}, ValueError, "^weight: expected finite .* got nan"),
         ({"weight": np.ones(40), "data": [(X, Y)]}, ValueError, "^weight, class_weight: batches bring their own"),
         ({"class_weight": "balance"}, TypeError, "^class_weight: expected a dict .* or 'balanced', got 'balance'"),
-        ({"class_weight": [1.0]}, TypeError, r"^class_weight: expected a dict .* got \[1.0\]"),
+        ({"class_weight": 1.0}, TypeError, r"^class_weight: expected a dict .* got 1.0"),
+        ({"class_weight": [1.0]}, TypeError, r"^class_weight: an array .* but the labels are float32; dict\(zip"),
         (
             {"class_weight": dict.fromkeys(Y.tolist(), -1)},
             ValueError,
