@@ -11,7 +11,8 @@ else. What is new:
 - `loss`: any differentiable loss, or its name. A classifier's gets a logit for each class and integer labels, shape
   (rows,); where a row can have several labels, a logit for each label, and zeros and ones. A regressor's gets outputs
   and targets that are both (rows, outputs).
-- `class_weight`: a dict or "balanced", as in scikit-learn's other classifiers. `verbose` shows a bar.
+- `class_weight`: a dict or "balanced", as in scikit-learn's other classifiers, or an array in the order of `classes_`.
+  `verbose` shows a bar.
 
 float32 data are worked on in float32, which takes 0.5 to 0.7 of the time on 50,000 rows, all others in float64. The
 fitted network is there as `net_` and `params_`; `coefs_` and `intercepts_` belong to its Dense layers. They are tuples,
@@ -20,7 +21,9 @@ where scikit-learn has lists, so that ``model.coefs_[0] = w`` is an error: assig
 A fit that raises an error leaves the model as it was before.
 
 With scikit-learn's own losses a step minimizes what scikit-learn's does: the batch's mean of the sum over the outputs,
-plus ``alpha/2 Σ w² / n``, w the weights without biases, n the batch's rows or the sum of their weights. The optimizers
+plus ``alpha/2 Σ w² / n``, w the weights without biases, n the batch's rows or the sum of their weights. `loss_` and
+`loss_curve_` are scikit-learn's numbers, too: of a squared error the mean over the outputs, although the step follows
+the sum, and of an epoch the mean of the batches' losses by their rows, although the rows have weights. The optimizers
 are those of `fmlp.optim`; from scikit-learn's they differ in where Adam adds its epsilon, and in that momentum sums
 gradients, not steps, which shows where the learning rate changes.
 
@@ -31,11 +34,11 @@ functions of a module can be pickled.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from math import inf, sqrt
+from math import ceil, inf, sqrt
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from scipy.optimize import minimize
@@ -67,7 +70,7 @@ from fmlp.tree import Array, Tree
 
 __all__ = ["MLPClassifier", "MLPRegressor"]
 
-_ACTIVATIONS = activations.table | {"logistic": activations.sigmoid}
+_ACTIVATIONS = activations.table | {"logistic": activations.sigmoid, "swish": activations.silu}
 _OPTIMIZERS = {name: getattr(optim, name) for name in ("adadelta", "adagrad", "adamw", "lion", "nadam", "rmsprop")}
 _LOSSES = {name: f for name, f in vars(losses).items() if isinstance(f, Loss)}
 _INTERVALS = {
@@ -132,119 +135,110 @@ class _MLP(BaseEstimator):
         self._check_settings(incremental)
         with _all_or_none(self):
             first = not hasattr(self, "params_") or not (self.warm_start or incremental)
-            X, y = self._validated(X, y=y, reset=first, multi_output=True)
-            if y.ndim == 2 and y.shape[1] == 1:
-                y = column_or_1d(y, warn=True)
-            weight = self._row_weights(X, y, sample_weight, incremental)
-            y = self._encoded(y, X.dtype, first, classes)
+            rows = self._rows(X, y, sample_weight, first, incremental, classes)
             rng = check_random_state(self.random_state)
             init_key, key = random.split(random.key(rng.randint(2**31 - 1)))
-            # What the network is made of, and trained for, whatever the settings will be when it is used.
-            self._layers = self._hidden(), self._per_layer("activation"), self._per_layer("dropout"), self.batch_norm
-            self._trained_loss = self.loss
-            net = self._network()
-            if first:
-                self._start()
-            elif self.early_stopping == (self.validation_scores_ is None):
-                self._watch()
+            net = self._prepared(first)
             if self.t_:
                 key = random.fold_in(key, self.t_)  # else an integer as random_state gives every call the same dropout
-            params = tree.cast(net.init(init_key, (self.n_features_in_,))[1], X.dtype) if first else self.params_
-            loss, factor = self._loss()
-            problem = _regularized(net, loss, factor, float(self.alpha))
+            dtype = rows.x.dtype
+            params = tree.cast(net.init(init_key, (self.n_features_in_,))[1], dtype) if first else self.params_
+            loss, factor, slope = self._loss()
+            problem = _regularized(net, loss, factor, slope, float(self.alpha))
             if self.solver == "lbfgs":
-                params = self._minimize(problem, params, X, y, weight)
+                params = self._minimize(net, problem, params, rows)
             else:
-                params = self._descend(net, problem, params, X, y, weight, key, rng, incremental)
+                params = self._descend(net, problem, params, rows, key, rng, incremental)
             self.net_, self.params_ = net, params
         return self
 
-    def _start(self) -> None:
-        self.n_layers_ = len(self._hidden()) + 2
-        self.n_iter_ = self.t_ = 0
-        self._state: Any = None
-        self.loss_curve_: list[float] = []
-        self._watch()
+    def _rows(self, X: Any, y: Any, sample_weight: Any, first: bool, incremental: bool, classes: Any) -> _Rows:
+        """Check the data, and encode the targets."""
+        X, y = self._validated(X, y=y, reset=first, multi_output=True)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        encoded = self._encoded(y, X.dtype, first, classes)
+        return _Rows(X, encoded, self._row_weights(X, y, sample_weight, incremental))
 
-    def _watch(self) -> None:
-        """Start to look for the best loss, or the best score on rows held out."""
-        self._no_improvement = 0
-        self.best_loss_: Any = None if self.early_stopping else inf
-        self.validation_scores_: Any = [] if self.early_stopping else None
-        self.best_validation_score_: Any = -inf if self.early_stopping else None
+    def _prepared(self, first: bool) -> Layer:
+        """Make the network, and note what it is made of and trained for, whatever the settings will be later."""
+        self._layers = self._hidden(), self._per_layer("activation"), self._per_layer("dropout"), self.batch_norm
+        self._trained_loss = self.loss
+        if first:
+            self.n_layers_ = len(self._hidden()) + 2
+            self.n_iter_ = self.t_ = 0
+            self._state: Any = None
+            self.loss_curve_: list[float] = []
+        if first or self.early_stopping == (self.validation_scores_ is None):
+            self._no_improvement = 0
+            self.best_loss_: Any = None if self.early_stopping else inf
+            self.validation_scores_: Any = [] if self.early_stopping else None
+            self.best_validation_score_: Any = -inf if self.early_stopping else None
+        return self._network()
 
     def _descend(
-        self, net: Layer, problem: tuple[Layer, Loss], params: Tree, X: Any, y: Any, weight: Any, key: Key, rng: Any,
-        incremental: bool,
-    ) -> Tree:  # fmt: skip
+        self, net: Layer, problem: tuple[Layer, Loss], params: Tree, rows: _Rows, key: Key, rng: Any, incremental: bool
+    ) -> Tree:
         held_out = None
         if self.early_stopping:
-            strata = y if is_classifier(self) and y.ndim == 1 and len(self.classes_) <= 2 else None
-            rows, held = train_test_split(
-                np.arange(len(y)), test_size=self.validation_fraction, random_state=rng, stratify=strata
-            )
-            if len(held) < 2:
-                raise ValueError(f"validation_fraction: expected at least 2 rows, got {len(held)} of {len(y)}")
-            held_out = X[held], y[held], None if weight is None else weight[held]
-            X, y, weight = X[rows], y[rows], None if weight is None else weight[rows]
-        n = len(y)
+            rows, held_out = self._set_aside(rows, rng)
+        n = len(rows.y)
         batch_size = min(n, 200 if self.batch_size == "auto" else self.batch_size)
         if self.batch_size != "auto" and self.batch_size > n:
             warnings.warn(f"batch_size: {self.batch_size} is more than there are rows; taking {n}", stacklevel=4)
-        if not incremental or self._state is None:
-            self._state = None
-            self._optimized_by = SimpleNamespace(**{name: getattr(self, name) for name in _OF_OPTIMIZER})
-        by, state = self._optimized_by, self._state
-        optimizer = _optimizer(by)
-        if state is not None:
-            optimizer = optimizer._replace(init=lambda params: state)
-        self.n_iter_, best = 0, params
-
-        def end_of_epoch(now: Epoch) -> Epoch:
-            nonlocal best
-            self.n_iter_ += 1
-            self.t_ += n
-            self.loss_ = now.history["loss"][-1]
-            self.loss_curve_ = [*self.loss_curve_, self.loss_]
-            if held_out is None:
-                improved = self.loss_ <= self.best_loss_ - self.tol
-                self.best_loss_ = min(self.best_loss_, self.loss_)
-            else:
-                score = self._score(net, now.params, *held_out)
-                improved = score >= self.best_validation_score_ + self.tol
-                self.validation_scores_ = [*self.validation_scores_, score]
-                if score > self.best_validation_score_:
-                    self.best_validation_score_, best = score, now.params
-            self._no_improvement = 0 if improved else self._no_improvement + 1
-            stop, state = self._no_improvement > self.n_iter_no_change, now.state
-            rule = by.learning_rate if by.solver == "sgd" else "constant"
-            if rule == "invscaling":
-                state = optim.with_learning_rate(state, by.learning_rate_init / (self.t_ + 1) ** by.power_t)
-            elif rule == "adaptive" and stop and state.learning_rate > 1e-6:
-                state = optim.with_learning_rate(state, state.learning_rate / 5)
-                self._no_improvement, stop = 0, False
-            return now._replace(state=state, stop=stop)
-
+        optimizer = self._optimizer(incremental)
+        self.n_iter_, watch = 0, _Watch(self, net, params, n, held_out)
         penalized, loss = problem
         result = training.fit(
-            penalized, params, (X, y), loss=loss, optimizer=optimizer, epochs=1 if incremental else self.max_iter,
-            key=key, batch_size=batch_size, weight=weight, shuffle=self.shuffle and batch_size < n,
-            callbacks=[end_of_epoch], progress=bool(self.verbose),
+            penalized, params, (rows.inputs, rows.y), loss=loss, optimizer=optimizer,
+            epochs=1 if incremental else self.max_iter, key=key, batch_size=batch_size,
+            shuffle=self.shuffle and batch_size < n, callbacks=[watch], progress=bool(self.verbose),
         )  # fmt: skip
         self._state = result.state
         if result.stopped == "interrupted":
             warnings.warn("training was interrupted", stacklevel=4)
         elif result.stopped == "done" and not incremental:
             warnings.warn(f"not converged in max_iter={self.max_iter} epochs", ConvergenceWarning, stacklevel=4)
-        return result.params if held_out is None else training.calibrate(net, best, X)
+        return result.params if held_out is None else training.calibrate(net, watch.best, rows.x)
 
-    def _minimize(self, problem: tuple[Layer, Loss], params: Tree, X: Any, y: Array, weight: Any) -> Tree:
+    def _set_aside(self, rows: _Rows, rng: Any) -> tuple[_Rows, _Rows]:
+        """Split the rows into those to train on and those held out, two classes by their proportions."""
+        n, strata = len(rows.y), None
+        if (held := ceil(self.validation_fraction * n)) < 2:
+            raise ValueError(f"validation_fraction: expected at least 2 rows, got {held} of {n}")
+        if is_classifier(self) and rows.y.ndim == 1 and len(self.classes_) <= 2:
+            strata = rows.y
+            for label, count in zip(self.classes_.tolist(), np.bincount(strata), strict=False):
+                if count == 1:
+                    raise ValueError(
+                        "early_stopping: expected at least 2 rows of each class, because one of them is held out, "
+                        f"got 1 of {label!r}"
+                    )
+        parts = train_test_split(np.arange(n), test_size=self.validation_fraction, random_state=rng, stratify=strata)
+        train, held_out = (rows.take(part) for part in parts)
+        for name, part in (("to train on", train), ("held out", held_out)):
+            if part.weight is not None and not part.weight.any():
+                raise ValueError(
+                    f"early_stopping: expected a weight above 0 among the {len(part.y)} rows {name}, got none; "
+                    "leave out rows of weight 0, or take another validation_fraction"
+                )
+        return train, held_out
+
+    def _optimizer(self, incremental: bool) -> Optimizer:
+        """Make the optimizer of the settings, or for `partial_fit` that of its first call, which goes on."""
+        if not incremental or self._state is None:
+            self._state = None
+            self._optimized_by = SimpleNamespace(**{name: getattr(self, name) for name in _OF_OPTIMIZER})
+        made, state = _optimizer(self._optimized_by), self._state
+        return made if state is None else made._replace(init=lambda params: state)
+
+    def _minimize(self, net: Layer, problem: tuple[Layer, Loss], params: Tree, rows: _Rows) -> Tree:
         penalized, loss = problem
-        step = value_and_grad(objective(penalized.apply, loss))
+        step, dtype = value_and_grad(objective(penalized.apply, loss)), rows.x.dtype
         start, unravel = tree.ravel(tree.cast(params, np.float64))
 
         def loss_and_gradient(vector: Array) -> tuple[float, Array]:
-            value, grads = step(unravel(vector.astype(X.dtype, copy=False)), X, y, weight=weight)
+            value, grads = step(unravel(vector.astype(dtype, copy=False)), rows.inputs, rows.y)
             return float(value), tree.ravel(grads)[0].astype(np.float64, copy=False)
 
         with tqdm(total=self.max_iter, disable=not self.verbose, unit="iteration", dynamic_ncols=True) as bar:
@@ -262,7 +256,7 @@ class _MLP(BaseEstimator):
             warnings.warn(f"not converged: {found.message}", ConvergenceWarning, stacklevel=4)
         self.n_iter_, self.loss_ = min(found.nit, self.max_iter), float(found.fun)
         self.best_loss_ = self.loss_
-        return training.calibrate(penalized, tree.cast(unravel(found.x), X.dtype), X)
+        return training.calibrate(net, tree.cast(unravel(found.x), dtype), rows.x)
 
     def _network(self) -> Layer:
         sizes, functions, rates, batch_norm = self._layers
@@ -275,8 +269,8 @@ class _MLP(BaseEstimator):
             layers += [f if isinstance(f, Layer) else Activation(f), *[Dropout(rate)] * (rate != 0)]
         return serial(*layers, _glorot(widths[-2], widths[-1], f))
 
-    def _score(self, net: Layer, params: Tree, X: Any, y: Array, weight: Any) -> float:
-        prediction = self._read(training.predict(net, params, X)).reshape(y.shape)
+    def _score(self, net: Layer, params: Tree, x: Any, y: Array, weight: Any) -> float:
+        prediction = self._read(training.predict(net, params, x)).reshape(y.shape)
         return float(self._metric(y, prediction, weight=weight))
 
     def _output(self, X: Any) -> Array:
@@ -288,7 +282,7 @@ class _MLP(BaseEstimator):
         return validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), **settings)
 
     def _row_weights(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> Any:
-        weight, class_weight = None, getattr(self, "class_weight", None)
+        weight, class_weight = None, self._class_weight()
         if sample_weight is not None:
             weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         if class_weight is None:
@@ -296,6 +290,9 @@ class _MLP(BaseEstimator):
         if class_weight == "balanced" and incremental:
             raise ValueError("class_weight: partial_fit does not see all rows; give the weights as a dict")
         return compute_sample_weight(class_weight, y) * (1.0 if weight is None else weight)
+
+    def _class_weight(self) -> Any:
+        return None
 
     def _hidden(self) -> list[int]:
         sizes: list[int] = np.atleast_1d(self.hidden_layer_sizes).tolist()
@@ -384,9 +381,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
             if classes is None:
                 raise ValueError("classes: expected all labels at the first call of partial_fit, got None")
             classes = np.unique(classes)
-        elif classes is None:
-            classes = self.classes_
-        elif not np.array_equal(np.unique(classes), self.classes_):
+        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
             raise ValueError(f"classes: expected {self.classes_}, as in the first call, got {classes}")
         return self._fit(X, y, sample_weight, incremental=True, classes=classes)
 
@@ -425,7 +420,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         self._multilabel, self._sparse_y = kind == "multilabel-indicator", issparse(y)
         y = y.toarray() if self._sparse_y else y
         labels = np.arange(y.shape[1]) if self._multilabel else np.unique(y)
-        if first or classes is not None:
+        if first:
             self.classes_ = labels if classes is None else classes
         if unknown := set(labels) - set(self.classes_):
             raise ValueError(f"y: expected the classes {self.classes_}, got also {sorted(unknown)}")
@@ -437,12 +432,27 @@ class MLPClassifier(ClassifierMixin, _MLP):
         encoded: Array = y if self._multilabel else np.searchsorted(self.classes_, y)
         return encoded
 
-    def _loss(self) -> tuple[Callable[..., Any], float]:
+    def _class_weight(self) -> Any:
+        """Return `class_weight` as scikit-learn reads it, with an array of `compute_class_weight` as a dict."""
+        given = self.class_weight
+        if given is None or isinstance(given, str | Mapping):
+            return given
+        if hasattr(given, "to_dict"):
+            return given.to_dict()  # a pandas Series, by label
+        weights = array_of_numbers("class_weight", given)
+        if weights.shape != self.classes_.shape:
+            raise ValueError(
+                f"class_weight: expected {len(self.classes_)} numbers, one for each of the classes {self.classes_}, "
+                f"got shape {weights.shape}"
+            )
+        return dict(zip(self.classes_.tolist(), weights.tolist(), strict=True))
+
+    def _loss(self) -> tuple[Callable[..., Any], float, float]:
         if self._trained_loss != "log_loss":
-            return _named(_LOSSES, self._trained_loss), 1.0
+            return _named(_LOSSES, self._trained_loss), 1.0, 1.0
         if self.out_activation_ == "softmax":
-            return losses.cross_entropy, 1.0
-        return losses.binary_cross_entropy, float(self.n_outputs_)
+            return losses.cross_entropy, 1.0, 1.0
+        return losses.binary_cross_entropy, float(self.n_outputs_), float(self.n_outputs_)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -498,15 +508,68 @@ class MLPRegressor(RegressorMixin, MultiOutputMixin, _MLP):
         self.out_activation_ = "exp" if self.loss == "poisson" else "identity"
         return np.asarray(y, dtype).reshape(len(y), -1)
 
-    def _loss(self) -> tuple[Callable[..., Any], float]:
+    def _loss(self) -> tuple[Callable[..., Any], float, float]:
         if self._trained_loss == "squared_error":
-            return losses.mse, self.n_outputs_ / 2
+            return losses.mse, 0.5, self.n_outputs_ / 2
         if self._trained_loss == "poisson":
-            return losses.poisson, float(self.n_outputs_)
-        return _named(_LOSSES, self._trained_loss), 1.0
+            return losses.poisson, float(self.n_outputs_), float(self.n_outputs_)
+        return _named(_LOSSES, self._trained_loss), 1.0, 1.0
 
 
 # ---------------------------------------------------------------------------------------- helpers
+
+
+class _Rows(NamedTuple):
+    x: Any
+    y: Array
+    weight: Array | None
+
+    def take(self, rows: Array) -> _Rows:
+        return _Rows(self.x[rows], self.y[rows], None if self.weight is None else self.weight[rows])
+
+    @property
+    def inputs(self) -> Any:
+        """What the network of `_regularized` takes: weights that `training.fit` knew would weigh batches, too."""
+        return self.x if self.weight is None else (self.x, self.weight)
+
+
+class _Watch:
+    """After each epoch: note loss or score, remember the best parameters, decide on the learning rate and the end."""
+
+    def __init__(self, model: _MLP, net: Layer, params: Tree, n: int, held_out: _Rows | None) -> None:
+        self.model, self.net, self.best, self.n, self.held_out = model, net, params, n, held_out
+
+    def __call__(self, now: Epoch) -> Epoch:
+        model = self.model
+        model.n_iter_ += 1
+        model.t_ += self.n
+        model.loss_ = now.history["loss"][-1]
+        model.loss_curve_ = [*model.loss_curve_, model.loss_]
+        held_out = self.held_out
+        improved = self._loss_improved() if held_out is None else self._score_improved(now.params, held_out)
+        model._no_improvement = 0 if improved else model._no_improvement + 1
+        stop, state, by = model._no_improvement > model.n_iter_no_change, now.state, model._optimized_by
+        rule = by.learning_rate if by.solver == "sgd" else "constant"
+        if rule == "invscaling":
+            state = optim.with_learning_rate(state, by.learning_rate_init / (model.t_ + 1) ** by.power_t)
+        elif rule == "adaptive" and stop and state.learning_rate > 1e-6:
+            state = optim.with_learning_rate(state, state.learning_rate / 5)
+            model._no_improvement, stop = 0, False
+        return now._replace(state=state, stop=stop)
+
+    def _loss_improved(self) -> bool:
+        model = self.model
+        improved: bool = model.loss_ <= model.best_loss_ - model.tol
+        model.best_loss_ = min(model.best_loss_, model.loss_)
+        return improved
+
+    def _score_improved(self, params: Tree, held_out: _Rows) -> bool:
+        model, score = self.model, self.model._score(self.net, params, *held_out)
+        improved: bool = score >= model.best_validation_score_ + model.tol
+        model.validation_scores_ = [*model.validation_scores_, score]
+        if score > model.best_validation_score_:
+            model.best_validation_score_, self.best = score, params
+        return improved
 
 
 def _store(model: _MLP, arguments: dict[str, Any]) -> None:
@@ -559,15 +622,17 @@ def _check_choice(name: str, value: Any, known: Iterable[str], *kinds: type) -> 
         raise ValueError(f"{name}: expected one of {', '.join(sorted(known))}, or one made; got {given(value)}")
 
 
-def _regularized(net: Layer, loss: Callable[..., Any], factor: float, alpha: float) -> tuple[Layer, Loss]:
+def _regularized(net: Layer, loss: Callable[..., Any], factor: float, slope: float, alpha: float) -> tuple[Layer, Loss]:
     """Make the network and the loss that together are ``factor · loss + alpha/2 Σ w² / n``, for `training.fit`.
 
-    The network hands its weights to the loss, beside its output.
+    The gradient is that of ``slope · loss``: scikit-learn's squared error of several outputs has a slope of its own.
+    The network takes x, or x and the rows' weights, and hands the weights of both kinds to the loss, beside its output.
     """
     apply_rule, loss_rule = rule_of(net.apply), rule_of(loss)
 
     @differentiable
     def apply(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Any]:
+        x, weight = x if isinstance(x, tuple) else (x, None)
         y, pullback = apply_rule(params, x, train=train, key=key)
         names = _dense(params)
 
@@ -579,16 +644,16 @@ def _regularized(net: Layer, loss: Callable[..., Any], factor: float, alpha: flo
             yield grads
             yield from cotangents
 
-        return (y, [params[name]["w"] for name in names]), with_weights
+        return (y, [params[name]["w"] for name in names], weight), with_weights
 
     @losses.loss()
     def penalized(prediction: Any, y: Any, *, weight: Any = None) -> tuple[Any, Any]:
-        output, ws = prediction
+        output, ws, weight = prediction
         value, pullback = loss_rule(output, y, **({} if weight is None else {"weight": weight}))
         decay = alpha / (len(output) if weight is None else float(np.sum(weight)) or 1.0)
 
         def with_decay(d: Any) -> Any:
-            yield next(iter(pullback(factor * d))), [d * decay * w for w in ws]
+            yield next(iter(pullback(slope * d))), [d * decay * w for w in ws]
             yield None
 
         return factor * value + decay / 2 * sum(np.vdot(w, w) for w in ws), with_decay
