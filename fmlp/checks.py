@@ -5,14 +5,17 @@ A wrong type is a TypeError, a wrong value a ValueError; both begin with the arg
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
-from typing import Any, TypeAlias
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+P = ParamSpec("P")
+Y = TypeVar("Y")
 StrPath: TypeAlias = str | os.PathLike[str]
 
 __all__ = [
@@ -21,12 +24,59 @@ __all__ = [
     "finite",
     "function",
     "given",
+    "hinting",
     "integer",
     "number",
     "path",
     "schedule",
     "shape_of_one",
 ]
+
+
+HINTS = {
+    "activation": "an activation is a layer of its own, as in serial(Dense(8), Relu())",
+    "betas": "pass b1 and b2",
+    "in_features": "init is told the input's shape, as in net.init(key, (4,))",
+    "input_shape": "init is told the input's shape, as in net.init(key, (4,))",
+    "kernel_initializer": "pass w_init",
+    "lr": "pass learning_rate",
+    "out_features": "pass features",
+    "p": "pass rate",
+    "random_state": "pass key=fmlp.random.key(0)",
+    "restore_best_weights": "pass restore_best=True",
+    "sample_weight": "pass weight",
+    "seed": "pass key=fmlp.random.key(0)",
+    "units": "pass features",
+    "use_bias": "pass bias",
+    "validation_data": "pass validation=(x, y)",
+    "validation_split": "pass validation=0.2",
+    "verbose": "pass progress=True or progress=False",
+}
+"""Keywords of Keras, PyTorch and scikit-learn, and what to write instead."""
+
+
+def hinting(f: Callable[P, Y]) -> Callable[P, Y]:
+    """Decorate a function to answer a keyword of another library with the one that it takes.
+
+    >>> @hinting
+    ... def sgd(learning_rate): ...
+    >>> sgd(lr=0.1)
+    Traceback (most recent call last):
+    TypeError: sgd: there is no argument 'lr'; pass learning_rate
+    """
+
+    @functools.wraps(f)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Y:
+        try:
+            return f(*args, **kwargs)
+        except TypeError as error:
+            name = next((name for name in kwargs if name in HINTS and f"keyword argument '{name}'" in str(error)), None)
+            if name is None:
+                raise
+            asked = f.__qualname__.removesuffix(".__init__")
+            raise TypeError(f"{asked}: there is no argument {name!r}; {HINTS[name]}") from None
+
+    return call
 
 
 def given(value: object) -> str:

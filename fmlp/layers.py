@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from fmlp import activations, initializers, random
 from fmlp.autodiff import Differentiable, Pullback, differentiable, rule_of
-from fmlp.checks import given, integer, number, shape_of_one
+from fmlp.checks import given, hinting, integer, number, shape_of_one
 from fmlp.initializers import Initializer, constant, normal, ones, xavier_uniform, zeros
 from fmlp.modes import TINY, Calibration, Shard, mean_of, of_batch, over_batch, standardized
 from fmlp.random import Key
@@ -44,6 +44,7 @@ class Layer(NamedTuple):
 # ---------------------------------------------------------------------------------------- layers
 
 
+@hinting
 def Dense(
     features: int, w_init: Initializer | None = None, b_init: Initializer | None = None, *, bias: bool = True
 ) -> Layer:
@@ -95,6 +96,7 @@ def Dense(
     return Layer(init, dense)
 
 
+@hinting
 def Embedding(num_embeddings: int, features: int, w_init: Initializer | None = None) -> Layer:
     """Look up a learned row for each integer: ``y = w[x]``, (...) to (..., features).
 
@@ -232,6 +234,7 @@ def LayerNorm(*, eps: float = 1e-5) -> Layer:
     return Layer(init, layer_norm)
 
 
+@hinting
 def Dropout(rate: float) -> Layer:
     """Zero each number with probability `rate` in training, and divide the rest by 1 - rate; else the identity.
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fmlp import tree
-from fmlp.checks import given, number
+from fmlp.checks import given, hinting, number
 from fmlp.checks import schedule as checked_schedule
 from fmlp.recording import asarray
 from fmlp.tree import Array, Tree
@@ -95,6 +95,7 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
 # ------------------------------------------------------------------------------------- optimizers
 
 
+@hinting
 def sgd(
     learning_rate: LearningRate = 1e-3,
     momentum: float = 0.0,
@@ -120,6 +121,7 @@ def sgd(
     return _descent(learning_rate, step, {"momentum_buffer": 0.0}, weight_decay=weight_decay)
 
 
+@hinting
 def adagrad(
     learning_rate: LearningRate = 1.0,
     *,
@@ -140,6 +142,7 @@ def adagrad(
     return _descent(learning_rate, step, {"sum": start}, weight_decay=weight_decay, squares=True)
 
 
+@hinting
 def adadelta(
     learning_rate: LearningRate = 1.0, *, rho: float = 0.9, eps: float = 1e-6, weight_decay: float = 0.0
 ) -> Optimizer:
@@ -158,6 +161,7 @@ def adadelta(
     return _descent(learning_rate, step, slots, weight_decay=weight_decay, squares=True)
 
 
+@hinting
 def rmsprop(
     learning_rate: LearningRate = 1e-2,
     *,
@@ -190,6 +194,7 @@ def rmsprop(
     return _descent(learning_rate, step, dict.fromkeys(slots, 0.0), weight_decay=weight_decay, squares=True)
 
 
+@hinting
 def adam(
     learning_rate: LearningRate = 1e-3,
     b1: float = 0.9,
@@ -214,6 +219,7 @@ def adam(
     return _descent(learning_rate, _adam(b1, b2, eps), slots, weight_decay=weight_decay, squares=True)
 
 
+@hinting
 def adamw(
     learning_rate: LearningRate = 1e-3,
     b1: float = 0.9,
@@ -234,6 +240,7 @@ def adamw(
     return _descent(learning_rate, _adam(b1, b2, eps), slots, decoupled_decay=weight_decay, mask=mask, squares=True)
 
 
+@hinting
 def nadam(
     learning_rate: LearningRate = 2e-3,
     b1: float = 0.9,
@@ -267,6 +274,7 @@ def nadam(
     return _descent(learning_rate, step, slots, scalars, weight_decay=weight_decay, squares=True)
 
 
+@hinting
 def lion(
     learning_rate: LearningRate = 1e-4,
     b1: float = 0.9,

@@ -27,8 +27,8 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
     """Write a tree of arrays to an npz file, atomically: the old file stays until the new one is complete.
 
     `metadata`, a dict that JSON can hold, travels in the file; `load_metadata` reads it, and finds a list where there
-    was a tuple. The leaves are numbers, strings, booleans or arrays of them. The file is written under the very name
-    given, or where that leads to if it is a link.
+    was a tuple, and a Python number where there was one of NumPy's. The leaves are numbers, strings, booleans or arrays
+    of them. The file is written under the very name given, or where that leads to if it is a link.
 
     Raises ValueError or TypeError for a tree without leaves, with keys that hold ``/`` or are ``.`` or ``..``, or with
     leaves of objects, for a `FitResult` instead of its parameters, for metadata that JSON cannot hold or whose keys it
@@ -47,7 +47,7 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
     if not isinstance(metadata, dict | None):
         raise TypeError(f"metadata: expected a dict, got {given(metadata)}")
     try:
-        text = json.dumps(metadata or {})
+        text = json.dumps(metadata or {}, default=_as_python)
     except (TypeError, ValueError) as error:
         raise TypeError(f"metadata: expected a dict that JSON can hold: {error}") from None
     _check_keys(metadata, "metadata")
@@ -125,6 +125,13 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         if not isinstance(metadata, dict):
             raise TypeError(f"expected a JSON object, got {type(metadata).__name__}")
     return metadata
+
+
+def _as_python(value: Any) -> Any:
+    """Return a NumPy number as a Python number, for JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
 def _check_keys(value: Any, path: str) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from fmlp import batching, distributed, losses, optim, random, tree
 from fmlp.autodiff import objective, value_and_grad
 from fmlp.checkpoint import Checkpoint, Progress, Saver, describe
-from fmlp.checks import choice, function, given, integer, number
+from fmlp.checks import choice, function, given, hinting, integer, number
 from fmlp.layers import Layer, check_net
 from fmlp.metrics import has_a_name, wants_output
 from fmlp.modes import Calibration, Shard, pooled
@@ -110,6 +110,7 @@ class EarlyStopping:
     restore_best: bool
     start_from_epoch: int
 
+    @hinting
     def __init__(
         self,
         monitor: str,
@@ -139,6 +140,7 @@ class EarlyStopping:
         return best, best is not None and len(values) - 1 - best >= max(self.patience, 1)
 
 
+@hinting
 @distributed.all_or_none
 def fit(
     net: Layer,
@@ -381,6 +383,7 @@ def predict(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Any:
     return tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
 
+@hinting
 def evaluate(
     net: Layer,
     params: Tree,

@@ -315,9 +315,12 @@ def test_a_link_stays_and_what_is_no_file_is_refused(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["link.npz", "pipe", "there"]
 
 
-def test_a_tuple_in_metadata_comes_back_as_a_list(tmp_path):
-    fmlp.save(tmp_path / "m.npz", {"w": np.ones(1)}, metadata={"shape": (3, 4)})
-    assert fmlp.load_metadata(tmp_path / "m.npz") == {"shape": [3, 4]}
+def test_a_tuple_in_metadata_comes_back_as_a_list_and_numpys_numbers_as_pythons(tmp_path):
+    score = np.float32(0.5), np.int64(3), np.bool_(True)
+    fmlp.save(tmp_path / "m.npz", {"w": np.ones(1)}, metadata={"shape": (3, 4), "score": score})
+    loaded = fmlp.load_metadata(tmp_path / "m.npz")
+    assert loaded == {"shape": [3, 4], "score": [0.5, 3, True]}
+    assert [type(value) for value in loaded["score"]] == [float, int, bool]
 
 
 def test_metadata_is_json(tmp_path):
