@@ -23,8 +23,13 @@ NPY = ("train_data.npy", "train_label.npy", "test_data.npy", "test_label.npy")
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
+IDX_CODES = {"u1": 8, "i1": 9, "i2": 11, "i4": 12, "f4": 13, "f8": 14}
+
+
 def idx_bytes(values):
-    return struct.pack(f">4B{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.tobytes()
+    code = IDX_CODES[values.dtype.str[1:]]
+    start = struct.pack(f">4B{values.ndim}I", 0, 0, code, values.ndim, *values.shape)
+    return start + values.astype(values.dtype.newbyteorder(">")).tobytes()
 
 
 def npy_bytes(values, **kwargs):
@@ -183,20 +188,26 @@ class TestNpz:
 
 
 class TestIdx:
-    @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=1, max_dims=4, max_side=6)), st.booleans())
+    @given(
+        st.sampled_from([*IDX_CODES]).flatmap(
+            lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=1, max_dims=4, max_side=6))
+        ),
+        st.booleans(),
+    )
     def test_round_trip(self, values, zipped):
         contents = idx_bytes(values)
         with tempfile.TemporaryDirectory() as folder:
             path = put(folder, "a.gz" if zipped else "a", gzip.compress(contents) if zipped else contents)
             found = data.read_idx(path)
-        assert found.dtype == np.uint8
+        assert found.dtype == values.dtype
         assert found.shape == values.shape
+        assert found.flags.writeable
         np.testing.assert_array_equal(found, values)
 
     @pytest.mark.parametrize("zipped", [False, True])
     @given(st.data())
     def test_truncated_or_extended(self, zipped, draw):
-        contents = idx_bytes(np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
+        contents = idx_bytes(np.arange(24, dtype=draw.draw(st.sampled_from(["u1", "i2", "f8"]))).reshape(2, 3, 4))
         cut = draw.draw(st.integers(0, len(contents) + 9).filter(lambda n: n != len(contents)))
         contents = contents[:cut] + bytes(max(0, cut - len(contents)))
         with tempfile.TemporaryDirectory() as folder:
@@ -228,7 +239,7 @@ class TestIdx:
             data.read_idx(path)
         assert sum(read) == 4 + 4 + 10
 
-    @pytest.mark.parametrize("start", [b"\x89PNG", b"\0\0\x0d\x03", b"\0\0\x08\0", b"\0\1\x08\x03"])
+    @pytest.mark.parametrize("start", [b"\x89PNG", b"\0\0\x0a\x03", b"\0\0\x08\0", b"\0\1\x08\x03"])
     def test_wrong_magic(self, tmp_path, start):
         with pytest.raises(FileFormatError, match=f"a: expected IDX.*got {start.hex(' ')}"):
             data.read_idx(put(tmp_path, "a", start + bytes(40)))
@@ -312,7 +323,8 @@ class TestCsv:
         [
             (b"", None, "at least two columns"),
             (b"1\n2\n", None, "at least two columns"),
-            (b"1;2\n3;4\n", None, "at least two columns"),
+            (b"1;2\n3;4\n", None, "at least two columns .*';' in the first line may separate them"),
+            (b"a\tb\n3\t4\n", None, r"'\\t' in the first line may separate them"),
             (b"a,b\n", None, "expected rows of numbers, got none"),
             (b"a,b\n1,2\nx,3\n", None, r"got 'x'; text .* made numbers first, .*get_dummies\(table, dtype=float\)"),
             (b"1,2\n", "b", "column named 'b', got no header"),
@@ -321,11 +333,164 @@ class TestCsv:
             (b"1,2\n", 2, "from -2 to 1, got 2"),
             (b"1,2\n", -3, "from -2 to 1, got -3"),
             (b"\xff\xfe1,2", None, "cannot be read as CSV"),
+            (
+                "größe,b\n1,2\n".encode("latin-1"),
+                None,
+                "cannot be read as CSV: .* save the table with encoding='utf-8'",
+            ),
+            (b'a,b\n1,2\n3,"25', None, "line 3: cannot be read as CSV: unexpected end of data"),
+            (b'a,b\n1,2\n3,"4"5\n', None, "line 3: cannot be read as CSV: ',' expected after"),
+            (b"a,b\n1,2\n" + b"," * (15 << 20), None, "line 3: expected at most 1048576 cells, got more"),
+            (b"a,b\n5,9007199254740993\n", None, r"line 2, column 2 \(b\): expected a number that float64 holds"),
+            (b"a,b\n-1700000000000000001,5\n", None, r"line 2, column 1 \(a\): expected a number that float64 holds"),
         ],
     )
     def test_errors(self, tmp_path, contents, label, message):
         with pytest.raises(FileFormatError, match=rf"a\.csv: .*{message}"):
             data.read_csv(put(tmp_path, "a.csv", contents), label)
+
+
+def read_batches(path, label=-1, **settings):
+    return [np.concatenate(parts) for parts in zip(*data.Batches(path, label, **settings), strict=True)]
+
+
+def load_csv(path, label=-1, **settings):
+    found = data.load(path, label=label, **settings)
+    x, y = (np.concatenate(parts) for parts in (found[::2], found[1::2]))
+    order = np.lexsort(x.T[::-1])
+    return x[order], y[order]
+
+
+@pytest.mark.parametrize("read", [data.read_csv, load_csv, read_batches])
+class TestHeader:
+    """What is a header, and what a row: all readers agree."""
+
+    @pytest.mark.parametrize(
+        ("lines", "message"),
+        [
+            (["0,1,2", "0.5,1.5,0", "1.5,2.5,1"], "line 1: expected header=True or header=False, because 0,1,2 may"),
+            (['"0","1","2"', "0.5,1.5,0"], "because 0,1,2 may be either a header or a row"),
+            (["0,1,2,0", "0.5,1.5,3,0"], "because 0,1,2,0 may be either a header or a row"),
+            (["0,1"], "because 0,1 may be either"),
+            (["1999,2000,2001", "5,1.5,7", "6,2.5,8"], "because 1999,2000,2001 may be either"),
+            (["0,3,7", "5.0,1.5,0", "6.0,2.5,1"], "because 0,3,7 may be either"),
+            (["0,1,y", "0.5,1.5,0"], "line 1, column 3: expected a finite number, got 'y'; .* give header=True"),
+            (["nan,nan,nan", "0.5,1.5,0"], "line 1, column 1: expected a finite number, got 'nan'"),
+            (["1_0,2_0", "1,2"], "line 1, column 1: expected a finite number, got '1_0'"),
+            ([",a,y", "0,0.5,0"], "line 1, column 1: expected a name, got '', as for an index .* index=False"),
+            (["\ufeff,0,1", "0,0.5,0"], "line 1, column 1: expected a name, got ''"),
+            (["a, ,y", "0,0.5,0"], "line 1, column 2: expected a name, got ' '"),
+            (["Unnamed: 0,a,y", "0,0.5,0"], "line 1, column 1: expected a name, got 'Unnamed: 0'"),
+            (["a,y,__index_level_0__", "0.5,0,0"], "line 1, column 3: expected a name, got '__index_level_0__'"),
+        ],
+    )
+    def test_what_is_not_clear_is_refused(self, tmp_path, read, lines, message):
+        with pytest.raises(FileFormatError, match=rf"a\.csv: .*{message}"):
+            read(put(tmp_path, "a.csv", "\n".join(lines).encode()))
+
+    @pytest.mark.parametrize(
+        ("first", "header", "row"),
+        [
+            ("1,2,3", None, [1, 2, 3]),
+            ("0,0,0", None, [0, 0, 0]),
+            ("3.0,1,2", None, [3, 1, 2]),
+            ("4,1,7", None, [4, 1, 7]),
+            ("true,1,2", None, [1, 1, 2]),
+            ("0,1,2", False, [0, 1, 2]),
+            ("1999,2000,2001", False, [1999, 2000, 2001]),
+            ("0,1,2", True, None),
+            ("0,3,y", True, None),
+            ("b,a,y", None, None),
+        ],
+    )
+    def test_a_row_is_kept_and_a_header_is_none(self, tmp_path, read, first, header, row):
+        path = put(tmp_path, "a.csv", f"{first}\n5,6,7\n7000,8,9.5\n".encode())
+        x, y = read(path, header=header)
+        order = np.lexsort(x.T[::-1])
+        expected = np.array(sorted([[5, 6, 7], [7000, 8, 9.5], *([] if row is None else [row])]))
+        np.testing.assert_array_equal(x[order], expected[:, :2])
+        np.testing.assert_array_equal(y[order], expected[:, 2])
+
+    def test_names_that_are_numbers(self, tmp_path, read):
+        path = put(tmp_path, "a.csv", b"0,1,2\n5,6,7\n8,9,10\n")
+        assert read(path, "1", header=True)[1].tolist() == read(path, 1, header=True)[1].tolist() == [6, 9]
+        with pytest.raises(FileFormatError, match="column named '1', got no header"):
+            read(path, "1", header=False)
+
+    def test_is_true_or_false(self, tmp_path, read):
+        with pytest.raises(TypeError, match="header: expected True, False or None, got 0"):
+            read(put(tmp_path, "a.csv", b"a,b\n1,2\n3,4\n"), header=0)
+
+    def test_quotes_booleans_and_labels(self, tmp_path, read):
+        path = put(tmp_path, "a.csv", b'a,"b,c",y\n"1",True, +3\n2.5,false,4\n')
+        x, y = read(path)
+        assert x.tolist() == [[1, 1], [2.5, 0]]
+        assert (y.tolist(), y.dtype) == ([3, 4], np.int64)
+
+
+@pytest.mark.parametrize("write", ["csv", "npz", "split", "npy", "idx", "batches"])
+class TestNothingIsRoundedAway:
+    """float32 where it tells values apart, otherwise float64."""
+
+    @staticmethod
+    def read(folder, write, x, y):
+        x, y = np.asarray(x), np.asarray(y)
+        if write == "idx":
+            parts = zip(IDX, (x[:, None], y, x[:, None], y), strict=True)
+            for name, values in parts:
+                put(folder, name, idx_bytes(values.astype("f8" if values.dtype.kind == "f" else "i4")))
+            return data.load(folder)[:2]
+        if write == "npy":
+            return data.load(npy_folder(folder, x_train=x, y_train=y, x_test=x, y_test=y))[:2]
+        if write == "split":
+            return data.load(put(folder, "d.npz", npz_bytes(x_train=x[1:], y_train=y[1:], x_test=x, y_test=y)))[2:]
+        if write == "npz":
+            found = data.load(put(folder, "d.npz", npz_bytes(x=x, y=y)))
+        else:
+            path = put(
+                folder,
+                "d.csv",
+                csv_bytes([["a", "b", "y"], *[(*a, b) for a, b in zip(x.tolist(), y.tolist(), strict=True)]]),
+            )
+            if write == "batches":
+                return read_batches(path, "y")
+            found = data.load(path)
+        x, y = (np.concatenate(parts) for parts in (found[::2], found[1::2]))
+        order = np.argsort(x[:, 1], kind="stable")
+        return x[order], y[order]
+
+    @pytest.mark.parametrize(
+        "column",
+        [
+            1_700_000_000 + np.arange(60.0),
+            20240101 + np.arange(28.0),
+            16777215 + np.arange(9.0),
+            2460310.5 + np.arange(50) / 100,
+            19723 + np.arange(60) / 1440,
+            -290 - np.arange(50) / 1e6,
+        ],
+        ids=["seconds", "dates", "2**24", "Julian dates", "days", "negative"],
+    )
+    def test_columns(self, tmp_path, write, column):
+        x = np.stack([column, np.arange(len(column)) / 2], 1)
+        found, targets = self.read(tmp_path, write, x, column)
+        for values in (found[:, 0], targets):
+            assert values.dtype == np.float64 or (values.dtype == np.int64 and (column % 1 == 0).all())
+            np.testing.assert_array_equal(values, column)
+        z = data.standardize(found, *data.moments(found))
+        assert z.dtype == np.float32
+        assert len(np.unique(z[:, 0])) == len(column)
+
+    @given(hnp.arrays("f8", (9, 2), elements=st.floats(-8, 8)), st.sampled_from([1e-30, 1.0, 1e4]))
+    def test_whatever_is_drawn(self, write, x, scale):
+        x = np.concatenate([x, [[-1, -1], [1, 1]]]) * scale
+        x[:, 1] = np.arange(len(x))
+        with tempfile.TemporaryDirectory() as folder:
+            found, targets = self.read(Path(folder), write, x, x[:, 0] / 2)
+            assert found.dtype == (np.float64 if write == "npy" else np.float32)
+            np.testing.assert_array_equal(found, x.astype(found.dtype))
+            np.testing.assert_array_equal(targets, (x[:, 0] / 2).astype(np.float32))
+            del found
 
 
 class TestLoad:
@@ -394,6 +559,43 @@ class TestLoad:
         message = f"{IDX[place]}: expected .*{magics[4 - dimensions]}.* got {dimensions} .{magics[dimensions]}"
         with pytest.raises(FileFormatError, match=message):
             data.load(idx_folder(tmp_path, values))
+
+    @pytest.mark.parametrize(
+        "spell",
+        [
+            lambda name: name.replace("-idx", ".idx"),
+            lambda name: f"emnist-letters-{name.replace('t10k', 'test')}.gz",
+            lambda name: f"kmnist-{name}",
+        ],
+    )
+    def test_spellings_of_mnist(self, tmp_path, spell):
+        wanted = mnist()
+        found = data.load(idx_folder(tmp_path, wanted, [*map(spell, IDX)]))
+        np.testing.assert_array_equal(found.y_test, wanted[3])
+        (tmp_path / spell(IDX[2])).unlink()
+        with pytest.raises(
+            FileFormatError, match=r"expected (emnist-letters-|kmnist-)?t10k-images-idx3-ubyte or .* too"
+        ):
+            data.load(tmp_path)
+
+    @pytest.mark.parametrize("other", ["test-images-idx3-ubyte", "emnist-digits-train-images-idx3-ubyte.gz"])
+    def test_folder_of_two_sets(self, tmp_path, other):
+        put(idx_folder(tmp_path), other, b"")
+        with pytest.raises(FileFormatError, match="expected the files of one data set, found"):
+            data.load(tmp_path)
+
+    def test_a_plain_file_comes_before_its_gz(self, tmp_path):
+        put(idx_folder(tmp_path), IDX[0] + ".gz", b"")
+        assert len(data.load(tmp_path).x_train) == 5
+
+    @pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "f4", "f8"])
+    def test_images_of_other_types_are_features_as_they_are(self, tmp_path, dtype):
+        images = [np.arange(-30, 30).reshape(5, 4, 3).astype(dtype), np.ones((2, 4, 3), dtype)]
+        found = data.load(
+            idx_folder(tmp_path, [images[0], np.arange(5, dtype="i4"), images[1], np.arange(2, dtype="i2")])
+        )
+        assert [values.dtype for values in found] == ["f4", "i8", "f4", "i8"]
+        np.testing.assert_array_equal(found.x_train, images[0].reshape(5, 12))
 
     def test_folder_of_something_else(self, tmp_path):
         for i in range(20):
@@ -474,9 +676,19 @@ class TestLoad:
         with pytest.raises(FileFormatError, match=rf"{name}: {message}"):
             data.load(put(tmp_path, name, contents), label=label)
 
-    def test_label_of_no_csv(self, tmp_path):
-        with pytest.raises(ValueError, match=r"d\.npz: label='a' is for CSV"):
-            data.load(put(tmp_path, "d.npz", npz_bytes(**arrays())), label="a")
+    @pytest.mark.parametrize(("name", "value"), [("label", "a"), ("header", False)])
+    def test_label_or_header_of_no_csv(self, tmp_path, name, value):
+        with pytest.raises(ValueError, match=rf"d\.npz: {name}={value!r} is for CSV"):
+            data.load(put(tmp_path, "d.npz", npz_bytes(**arrays())), **{name: value})
+
+    def test_whole_numbers_that_float64_does_not_hold(self, tmp_path):
+        x = np.array([[0, 1], [2, 1_700_000_000_000_000_001]])
+        with pytest.raises(
+            FileFormatError, match=r"d\.npz: x: expected numbers that float64 holds, got 17\d+1 at .*1, 1"
+        ):
+            data.load(put(tmp_path, "d.npz", npz_bytes(x=x, y=[0, 1])))
+        found = data.load(put(tmp_path, "d.npz", npz_bytes(x=x[:, ::-1] + 255, y=[0, 1])), test_fraction=0.5)
+        assert {*found.x_train[:, 0], *found.x_test[:, 0]} == {256.0, 2.0**-0 * 1_700_000_000_000_000_256}
 
     def test_nothing_there(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="nowhere"):

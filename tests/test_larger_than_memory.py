@@ -227,6 +227,112 @@ def test_no_last_batch_of_shards_has_one_row(tmp_path):
     assert [len(y) for _, y in data.Batches(file, "y")][-2:] == [32, 33]
 
 
+def test_what_pandas_calls_an_index_is_no_feature(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    frame = pandas.DataFrame({"a": np.arange(6) / 2, "y": np.arange(6) % 2})
+    (tmp_path / "shards").mkdir()
+    for i, (part, n) in enumerate([(frame[frame.a > 1], 3), (frame, 6), (frame.set_index(frame.a.rename("id")), 6)]):
+        part.to_parquet(tmp_path / "shards" / f"{i}.parquet")
+        [(x, y)] = data.Batches(tmp_path / "shards" / f"{i}.parquet", "y")
+        assert x[:, 0].tolist() == (np.arange(6 - n, 6) / 2).tolist()
+        assert y.tolist() == (np.arange(6 - n, 6) % 2).tolist()
+    assert sum(len(y) for _, y in data.Batches(tmp_path / "shards", -1)) == 15  # with and without one
+    for columns, name in [({"__index_level_0__": [1], "y": [1]}, "__index_level_0__"), ({"": [1], "y": [2]}, "")]:
+        with pytest.raises(fmlp.FileFormatError, match=f"column 1: expected a name, got '{name}', as for an index"):
+            data.Batches(write_parquet(tmp_path / "a.parquet", **columns), "y")
+
+
+def write_shards(folder, kind, *tables):
+    for i, table in enumerate(tables):
+        if kind == "parquet":
+            write_parquet(folder / f"{i}.parquet", **table)
+        else:
+            lines = [table, *zip(*table.values(), strict=True)]
+            (folder / f"{i}.csv").write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
+    return folder
+
+
+SHARDS = pytest.mark.parametrize("kind", ["parquet", "csv"])
+
+
+@SHARDS
+@pytest.mark.parametrize(
+    "later", [{"a": [1], "y": [2], "b": [3]}, {"y": [2]}, {"b": [1], "y": [2]}], ids=["more", "fewer", "other"]
+)
+def test_shards_have_the_same_columns(tmp_path, kind, later):
+    write_shards(tmp_path, kind, {"a": [1], "y": [2]}, later)
+    with pytest.raises(fmlp.FileFormatError, match=rf"1\.{kind}: expected the columns of 0\.{kind}, a, y; got "):
+        data.Batches(tmp_path, "y")
+
+
+@SHARDS
+def test_shards_may_be_empty_in_another_order_and_of_other_types(tmp_path, kind):
+    first = {"a": [1], "b": [2], "y": [3]}
+    empty = {name: [0][:0] for name in first}
+    others = {"y": [4.0], "b": [2.5], "a": [True]}, {"a": [5], "b": [6], "y": [7]}
+    write_shards(tmp_path, kind, empty, first, *others, empty)
+    [(x, y)] = data.Batches(tmp_path, "y")
+    assert x.tolist() == [[1, 2], [1, 2.5], [5, 6]]
+    assert (x.dtype, y.dtype, y.tolist()) == (np.float32, np.int64, [3, 4, 7])
+    [(x, y)] = data.Batches(tmp_path, "y", dtype="float64")
+    assert (x.dtype, y.dtype) == (np.float64, np.int64)
+    write_shards(tmp_path, kind, empty)
+    assert list(data.Batches(tmp_path / f"0.{kind}", "y")) == []
+
+
+@SHARDS
+def test_what_the_first_rows_did_not_tell_is_refused(tmp_path, kind):
+    write_shards(tmp_path, kind, {"a": [1.5], "y": [0]}, {"a": [16777217.0], "y": [1]})
+    with pytest.raises(
+        fmlp.FileFormatError,
+        match=rf"1\.{kind}: a part of 'a': expected numbers that float32 holds, got 16777217.0 at .*; dtype=np.float64",
+    ):
+        list(data.Batches(tmp_path, "y"))
+    [(x, _)] = data.Batches(tmp_path, "y", dtype=np.float64)
+    assert x.tolist() == [[1.5], [16777217]]
+    write_shards(tmp_path, kind, {"a": [1.5], "y": [0]}, {"a": [2.5], "y": [0.5]})
+    with pytest.raises(fmlp.FileFormatError, match=r"a part of 'y': expected integers below 2\*\*63, got 0.5 at index"):
+        list(data.Batches(tmp_path, "y"))
+    with pytest.raises(ValueError, match="dtype: expected float32 or float64, got 'float16'"):
+        data.Batches(tmp_path, "y", dtype="float16")
+
+
+def test_dtypes_are_the_same_for_all_ranks(tmp_path):
+    write_shards(tmp_path, "csv", {"a": [0.5], "y": [0]}, {"a": [1 << 24], "y": [0.5]})
+    for rank in range(2):
+        batches = data.Batches(tmp_path, "y", part=(rank, 2))
+        assert batches._dtypes == [np.float32, np.int64]
+
+
+def test_a_shard_that_is_packed_is_not_passed_over(tmp_path):
+    write_shards(tmp_path, "csv", {"a": [0.5], "y": [0]})
+    for name in ("_SUCCESS", ".0.csv.crc", "notes.txt"):
+        (tmp_path / name).write_text("")
+    assert len(list(data.Batches(tmp_path, "y"))) == 1
+    (tmp_path / "1.csv.gz").write_text("")
+    with pytest.raises(fmlp.FileFormatError, match=r"all of one kind, got \['.csv', '.gz'\]"):
+        data.Batches(tmp_path, "y")
+
+
+def test_a_header_for_parquet_and_names_twice(tmp_path):
+    file = write_parquet(tmp_path / "a.parquet", x=[1, 2], y=[3, 4])
+    with pytest.raises(ValueError, match="header=True is for CSV files only"):
+        data.Batches(file, "y", header=True)
+    (tmp_path / "a.csv").write_text("a,a,y\n1,2,3\n")
+    with pytest.raises(fmlp.FileFormatError, match=r"a\.csv: expected every column's name once, got a again"):
+        data.Batches(tmp_path / "a.csv", "y")
+
+
+@SHARDS
+def test_names_that_are_not_utf8(tmp_path, kind):
+    write_shards(tmp_path, kind, {"naive": [1, 2], "y": [3, 4]})
+    file = tmp_path / f"0.{kind}"
+    file.write_bytes(file.read_bytes().replace(b"naive", b"na\xefve"))
+    with pytest.raises(fmlp.FileFormatError, match=rf"0\.{kind}: cannot be read as "):
+        list(data.Batches(file, "y"))
+
+
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
@@ -237,7 +343,11 @@ def test_no_last_batch_of_shards_has_one_row(tmp_path):
             np.array([2**63 + 5, 1], np.uint64),
             r"a part of 'y': expected integers below 2\*\*63, got 92233720368547758",
         ),
-        ([0.0, np.nan], [0, 1], "expected finite numbers and none missing in 'x', got double"),
+        ([0.0, np.nan], [0, 1], "expected finite numbers and none missing in 'x', got nan in row 1"),
+        ([0, None, None], [0, 1, 2], "expected finite numbers and none missing in 'x', got a missing value in row 1"),
+        ([0, 1], [True, None], "expected finite numbers and none missing in 'y', got a missing value in row 1"),
+        (["a", "b"], [0, 1], "expected finite numbers and none missing in 'x', got string"),
+        ([0, 2**60 + 1], [0, 1], f"a part of 'x': expected numbers that float64 holds, got {2**60 + 1} at index"),
     ],
 )
 def test_numbers_of_shards_that_do_not_fit_are_refused(tmp_path, x, y, message):
@@ -247,7 +357,6 @@ def test_numbers_of_shards_that_do_not_fit_are_refused(tmp_path, x, y, message):
 
 
 def test_a_column_of_csv_shards_may_begin_with_integers(tmp_path):
-    pytest.importorskip("pyarrow")
     whole = "1,true,0\n" * (1 << 17)  # more than the first look sees
     (tmp_path / "a.csv").write_text(f"a,b,y\n{whole}2.5,false,1\n")
     (tmp_path / "b.csv").write_text("a,b,y\n3.5,true,2\n")
@@ -288,12 +397,11 @@ def test_shards_that_are_none_are_refused(shards, tmp_path):
     (tmp_path / "missing" / "a.csv").write_text("a,b\n1,1\n,2\n")
     (tmp_path / "text" / "broken.parquet").write_bytes(b"PAR1 and no more")
     for name, label, message in [
-        (shards, "color", "expected a column 'color' and others, got id, kind, twice"),
+        (shards, "color", "expected one column named 'color', got id, kind, twice"),
         (tmp_path / "text", "b", "expected .parquet or .csv files, all of one kind"),
-        (tmp_path / "text" / "a.csv", "b", "expected finite numbers and none missing in 'a', got string"),
-        (tmp_path / "missing", "b", "expected finite numbers and none missing in 'a'"),
+        (tmp_path / "text" / "a.csv", "b", r"a\.csv: line 2, column 1 \(a\): expected a finite number, got 'x'"),
+        (tmp_path / "missing", "b", r"a\.csv: line 3, column 1 \(a\): expected a finite number, got ''"),
         (tmp_path / "text" / "broken.parquet", "b", "broken.parquet: cannot be read as .parquet"),
-        (tmp_path / "text" / "a.csv", "a", "in 'a', got string"),
     ]:
         with pytest.raises(fmlp.FileFormatError, match=message):
             list(data.Batches(name, label))

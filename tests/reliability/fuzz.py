@@ -204,9 +204,10 @@ def idx_bytes(random: Random, shape: tuple[int, ...], chance: float = 1.0) -> by
         shape = tuple(
             random.choice([1, 1, 2, 3, *EDGES]) % (1 << 32) for _ in range(random.choice([1, 2, 3, 64, 65, 255]))
         )
-    count = int(np.prod(shape, dtype=object))
+    code = 8 if random.random() < 0.5 else random.choice([9, 11, 12, 13, 14, 10])
+    count = int(np.prod(shape, dtype=object)) * {11: 2, 12: 4, 13: 4, 14: 8}.get(code, 1)
     values = random.randbytes(count if count < 4096 and random.random() < 0.9 else 99)
-    start = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
+    start = bytes([0, 0, code, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
     return sometimes(random, 0.3 * chance, damaged, start + values)
 
 
@@ -227,9 +228,9 @@ def idx_gz(random: Random) -> Files:
     return {"images-idx3-ubyte.gz": gzipped(random, idx_bytes(random, (4, 3, 2)))}
 
 
-CELLS = ["1", "0", "-2.5", "1e30", " 3 ", "+4"]
+CELLS = ["1", "0", "-2.5", "1e30", " 3 ", "+4", "True"]
 CELLS_BAD = ["", "nan", "-inf", "1e999", "1_0", "x", '"', '"1,2"', "0x1", "\0", "٣", "²", "9" * 5000, "é"]
-CELLS_BAD += ["\x1b[2J", "1" * 140000]
+CELLS_BAD += ["\x1b[2J", "1" * 140000, "9007199254740993", '"4"5', '"4']
 LINES = ["\n"] * 6 + ["\r\n", "\r", "\n\n", "\x0b", "\u2028"]
 
 
@@ -317,6 +318,7 @@ READERS = {
     "read_idx": Reader(idx, only(data.read_idx)),
     "read_idx_gz": Reader(idx_gz, only(data.read_idx)),
     "read_csv": Reader(table, only(data.read_csv)),
+    "batches": Reader(table, only(lambda path: [x for pair in data.Batches(path, -1) for x in pair])),
     "data_load_npz": Reader(data_npz, only(data.load)),
     "data_load_csv": Reader(table, only(data.load)),
     "data_load_folder": Reader(folder, lambda path, files: data.load(path)),
