@@ -288,6 +288,8 @@ class ReduceOnPlateau(NamedTuple):
 
     init: Callable[[], PlateauState]
     update: Callable[[float, PlateauState], PlateauState]
+    mode: Literal["min", "max"] | None = None
+    """None: "min", unless `fmlp.on_plateau` knows the metric better."""
 
 
 def reduce_on_plateau(
@@ -300,13 +302,13 @@ def reduce_on_plateau(
     cooldown: int = 0,
     min_lr: float = 0.0,
     eps: float = 1e-8,
-    mode: Literal["min", "max"] = "min",
+    mode: Literal["min", "max"] | None = None,
 ) -> ReduceOnPlateau:
     """Multiply the learning rate by `factor` when a metric has not improved for over `patience` updates.
 
     This depends on what is measured and not on a count alone, so it is no schedule but the pair
     ``init() -> state`` and ``update(metric, state) -> state``, with the learning rate to use in
-    ``state.learning_rate``. A metric improves on the best so far by falling (mode "min") or rising ("max")
+    ``state.learning_rate``. A metric improves on the best so far by falling (mode "min", the default) or rising ("max")
     by more than `threshold`, absolute ("abs") or as a fraction of the best ("rel"); NaN never does. After a
     reduction, updates do not count as bad for `cooldown` updates. The learning rate stops at `min_lr`, and
     reductions by `eps` or less are not made. PyTorch: ReduceLROnPlateau.
@@ -324,7 +326,7 @@ def reduce_on_plateau(
     learning_rate, factor = number("learning_rate", learning_rate), number("factor", factor, "(0, 1)")
     threshold, min_lr, eps = number("threshold", threshold), number("min_lr", min_lr), number("eps", eps)
     patience, cooldown = integer("patience", patience, 0), integer("cooldown", cooldown, 0)
-    sign = 1 if choice("mode", mode, "min", "max") == "max" else -1
+    sign = 1 if choice("mode", "min" if mode is None else mode, "min", "max") == "max" else -1
     relative = choice("threshold_mode", threshold_mode, "rel", "abs") == "rel"
 
     def init() -> PlateauState:
@@ -346,7 +348,7 @@ def reduce_on_plateau(
         reduced = max(lr * factor, min_lr)
         return PlateauState(reduced if lr - reduced > eps else lr, best, 0, cooldown)
 
-    return ReduceOnPlateau(init, update)
+    return ReduceOnPlateau(init, update, mode)
 
 
 def _schedule(formula: Schedule) -> Schedule:

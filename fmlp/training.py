@@ -14,8 +14,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from copy import copy
 from itertools import count, islice
 from math import inf, isfinite, isnan, prod
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -64,6 +66,8 @@ class FitResult(NamedTuple):
     """Wall time."""
     stopped: Literal["done", "early", "callback", "interrupted"]
     """Why training ended."""
+    best_epoch: int | None = None
+    """The epoch, counted from 0, whose monitored value was best; None without early stopping."""
 
 
 class Epoch(NamedTuple):
@@ -94,21 +98,26 @@ class NonFiniteError(ValueError):
 class EarlyStopping:
     """Stop when ``history[monitor]`` has not improved by more than `min_delta` for `patience` epochs; NaN never does.
 
-    `mode` "min" or "max" says which way is better; by default "max" for the names of `fmlp.metrics`' scores, accuracy,
-    f1, precision, r2 and recall, with or without ``val_``, and "min" for all others. Epochs before `start_from_epoch`
-    (counted from 0) are not looked at. With `restore_best` the result has the best epoch's parameters. Raises
-    ValueError for settings out of range, TypeError for those of another type.
+    `mode` "min" or "max" says which way is better. It can be left out where fmlp knows: "min" for ``loss``, "min" or
+    "max" for a metric that is a function of `fmlp.losses` or `fmlp.metrics`, or has the name of one, with or without
+    ``val_``. For any other name `fit` raises ValueError before any work.
+
+    With a `baseline`, an epoch counts as an improvement only if it is better than that, too; training does not stop
+    after its first epoch. Epochs before `start_from_epoch` (counted from 0) are not looked at. With `restore_best` the
+    result has the best epoch's parameters, whatever the baseline. Raises ValueError for settings out of range,
+    TypeError for those of another type. Keras: EarlyStopping.
 
     >>> EarlyStopping("val_loss", patience=2).best([0.5, 0.3, 0.4, 0.35])
     (1, True)
     """
 
     monitor: str
-    mode: Literal["min", "max"]
+    mode: Literal["min", "max"] | None
     patience: int
     min_delta: float
     restore_best: bool
     start_from_epoch: int
+    baseline: float | None
 
     @hinting
     def __init__(
@@ -119,25 +128,81 @@ class EarlyStopping:
         min_delta: float = 0.0,
         restore_best: bool = False,
         start_from_epoch: int = 0,
+        baseline: float | None = None,
     ) -> None:
         if not isinstance(monitor, str):
             raise TypeError(f"monitor: expected a name in the history, such as 'val_loss', got {given(monitor)}")
-        if mode is None:
-            mode = "max" if monitor.removeprefix("val_") in ("accuracy", "f1", "precision", "r2", "recall") else "min"
-        choice("mode", mode, "min", "max")
+        if mode is not None:
+            choice("mode", mode, "min", "max")
         self.monitor, self.mode, self.patience = monitor, mode, integer("patience", patience, 0)
         self.min_delta, self.restore_best = number("min_delta", min_delta), restore_best
         self.start_from_epoch = integer("start_from_epoch", start_from_epoch, 0)
+        self.baseline = None if baseline is None else number("baseline", baseline, "(-inf, inf)")
 
     def best(self, values: Sequence[float]) -> tuple[int | None, bool]:
-        """Return the best epoch so far, None before `start_from_epoch`, and whether to stop."""
-        sign = 1 if self.mode == "min" else -1
-        costs = [inf if isnan(value) else sign * value for value in values]
-        best = None
-        for epoch in range(self.start_from_epoch, len(values)):
-            if best is None or costs[epoch] < costs[best] - self.min_delta:
-                best = epoch
-        return best, best is not None and len(values) - 1 - best >= max(self.patience, 1)
+        """Return the best epoch so far, None before `start_from_epoch`, and whether to stop.
+
+        Raises ValueError when `mode` was not given and `monitor` is no name that fmlp knows.
+        """
+        best, stop, *_ = _of_early_stopping(self)(values)
+        return best, stop
+
+
+def _of_early_stopping(early_stopping: EarlyStopping) -> _Fold:
+    """Fold the monitored values into (best epoch, whether to stop, epochs seen, best cost, last improvement)."""
+    start, min_delta, baseline = early_stopping.start_from_epoch, early_stopping.min_delta, early_stopping.baseline
+    sign = 1 if (early_stopping.mode or _direction(early_stopping.monitor)) == "min" else -1
+    bar = inf if baseline is None else sign * baseline - min_delta
+
+    def update(value: float, state: Any) -> Any:
+        best, _, epoch, lowest, improved = state
+        cost = inf if isnan(value) else sign * value
+        if epoch >= start and (best is None or cost < lowest - min_delta):
+            best, lowest = epoch, cost
+            if baseline is None or cost < bar:
+                improved = epoch
+        stop = epoch > 0 and best is not None and epoch - improved >= max(early_stopping.patience, 1)
+        return best, stop, epoch + 1, lowest, improved
+
+    return _Fold((None, False, 0, inf, start - 1), update)
+
+
+class _Fold:
+    """What `update(value, state)` makes of a list of values, kept so that a longer list costs only what it adds."""
+
+    def __init__(self, start: Any, update: Callable[[float, Any], Any]) -> None:
+        self.start, self.update = start, update
+        self.memo: tuple[list[float], Any] = [], start
+
+    def __call__(self, values: Sequence[float]) -> Any:
+        (seen, state), values = self.memo, list(values)
+        if values[: len(seen)] != seen:  # a callback has replaced the history
+            seen, state = [], self.start
+        for value in values[len(seen) :]:
+            state = self.update(value, state)
+        self.memo = values, state
+        return state
+
+
+SCORES = {"accuracy", "average_precision", "f1", "precision", "r2", "recall", "roc_auc", "top_k_accuracy"}
+
+
+def _direction(monitor: str, metrics: Mapping[str, Metric] = MappingProxyType({}), hint: str = "") -> str:
+    """Say whether a low ("min") or a high ("max") value is better: of losses and of fmlp's own metrics it is known."""
+    name = monitor.removeprefix("val_")
+    metric: Any = losses.unbound(metrics[name]) if name in metrics else None
+    if isinstance(metric, losses.Loss):
+        return "min"
+    if getattr(metric, "__module__", "") == "fmlp.metrics":
+        name = metric.__name__
+    if name in SCORES:
+        return "max"
+    if name in ("loss", "log_loss") or isinstance(getattr(losses, name, None), losses.Loss):
+        return "min"
+    raise ValueError(
+        f"mode: expected 'min' or 'max'{hint}, got None; fmlp knows which is better for its own losses and metrics, "
+        f"but not for {monitor!r}"
+    )
 
 
 @hinting
@@ -222,6 +287,7 @@ def fit(
     _check_settings(
         net, optimizer, epochs, batch_size, early_stopping, metrics, validation, callbacks, batching.is_pair(data)
     )
+    early_stopping, callbacks = _with_directions(early_stopping, callbacks, metrics)
     _check_params(params)
     interrupts, main = distributed.Interrupts(comm), comm is None or comm.rank == 0
     step = _step(net, loss, comm, interrupts)
@@ -289,6 +355,7 @@ def fit(
         bar.update(reached.epoch * (source.steps or 0) + reached.step)
     record: dict[str, float] = {}
     seconds = reached.seconds  # of earlier runs
+    watched = early_stopping and _of_early_stopping(early_stopping)
     with interrupts, saver or nullcontext():
         try:
             while reached.epoch < epochs and not reached.stopped:
@@ -329,8 +396,8 @@ def fit(
                 _show(bar, record)
 
                 stop_early = False
-                if early_stopping is not None:
-                    best_epoch, stop_early = early_stopping.best(history[early_stopping.monitor])
+                if early_stopping and watched:
+                    best_epoch, stop_early, *_ = watched(history[early_stopping.monitor])
                     best = params if best_epoch == epoch else best
                 # What is returned should a callback be interrupted; a checkpoint has the callbacks run again.
                 reached = reached._replace(params=params, best=best, history=history)
@@ -349,16 +416,18 @@ def fit(
             stopped = "interrupted"
         finally:
             bar.close()
-    params, history = reached.params, reached.history
-    if early_stopping is not None and early_stopping.restore_best:
-        best_epoch, _ = early_stopping.best(history.get(early_stopping.monitor, []))
-        params = params if best_epoch is None else reached.best
+    params, history, best_epoch = reached.params, reached.history, None
+    if early_stopping and watched:
+        best_epoch, *_ = watched(history.get(early_stopping.monitor, []))
+        if early_stopping.restore_best and best_epoch is not None:
+            params = reached.best
     with interrupts:
         try:
             params = _calibrated(net, params, source.inputs(), comm, parts=shared)
         except interrupts.error:
             stopped = "interrupted"
-    return FitResult(params, reached.state, history, seconds + time.perf_counter() - started, cast(Any, stopped))
+    seconds += time.perf_counter() - started
+    return FitResult(params, reached.state, history, seconds, cast(Any, stopped), best_epoch)
 
 
 def predict(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Any:
@@ -485,8 +554,9 @@ def calibrate(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024, comm:
 def on_plateau(monitor: str, plateau: ReduceOnPlateau) -> Callable[[Epoch], Epoch]:
     """Make a callback that sets the learning rate by `schedules.reduce_on_plateau` from ``history[monitor]``.
 
-    The optimizer's learning rate must be a number, the one that `plateau` starts from. `fit` raises ValueError before
-    any work when `monitor` is not recorded, unless other callbacks might record it.
+    The optimizer's learning rate must be a number, the one that `plateau` starts from. Where `plateau` was made without
+    a `mode`, the monitored name decides as for `EarlyStopping`. `fit` raises ValueError before any work when `monitor`
+    is not recorded, unless other callbacks might record it, or when it does not know which way is better.
 
     >>> from fmlp import schedules
     >>> callback = on_plateau("val_loss", schedules.reduce_on_plateau(0.1, patience=5))
@@ -496,7 +566,7 @@ def on_plateau(monitor: str, plateau: ReduceOnPlateau) -> Callable[[Epoch], Epoc
         raise TypeError(f"monitor: expected a name in the history, such as 'val_loss', got {given(monitor)}")
     if not isinstance(plateau, ReduceOnPlateau):
         raise TypeError(f"plateau: expected what schedules.reduce_on_plateau(...) makes, got {given(plateau)}")
-    return cast(Callable[[Epoch], Epoch], _OnPlateau(monitor, plateau))
+    return _OnPlateau(monitor, plateau)
 
 
 # ---------------------------------------------------------------------------------------- helpers
@@ -516,17 +586,34 @@ def _show(bar: Any, scores: dict[str, float]) -> None:
     bar.set_postfix_str(line, refresh=False)
 
 
-class _OnPlateau(NamedTuple):
-    monitor: str
-    plateau: ReduceOnPlateau
+class _OnPlateau:
+    def __init__(self, monitor: str, plateau: ReduceOnPlateau, metrics: Mapping[str, Metric] | None = None) -> None:
+        self.monitor, self.plateau = monitor, plateau
+        self.state: _Fold | None = None
+        if metrics is not None:  # within `fit`, which knows them
+            hint = " of reduce_on_plateau"
+            # Without a mode a plateau waits for lower values.
+            sign = -1 if plateau.mode is None and _direction(monitor, metrics, hint) == "max" else 1
+            self.state = _Fold(plateau.init(), lambda value, state: plateau.update(sign * value, state))
 
     def __call__(self, epoch: Epoch) -> Epoch:
+        if self.state is None:
+            return _OnPlateau(self.monitor, self.plateau, {})(epoch)
         if self.monitor not in epoch.history:
             raise ValueError(f"on_plateau: expected to monitor one of {', '.join(epoch.history)}; got {self.monitor!r}")
-        state = self.plateau.init()
-        for value in epoch.history[self.monitor]:
-            state = self.plateau.update(value, state)
-        return epoch._replace(state=optim.with_learning_rate(epoch.state, state.learning_rate))
+        learning_rate = self.state(epoch.history[self.monitor]).learning_rate
+        return epoch._replace(state=optim.with_learning_rate(epoch.state, learning_rate))
+
+
+def _with_directions(
+    early_stopping: EarlyStopping | None, callbacks: Sequence[Any], metrics: Mapping[str, Metric]
+) -> tuple[EarlyStopping | None, list[Any]]:
+    """Say, now that the metrics are known, which way is better for what is monitored."""
+    if early_stopping is not None and early_stopping.mode is None:
+        early_stopping = copy(early_stopping)
+        early_stopping.mode = cast(Any, _direction(early_stopping.monitor, metrics, " of EarlyStopping"))
+    plateaus = (_OnPlateau(c.monitor, c.plateau, metrics) if isinstance(c, _OnPlateau) else c for c in callbacks)
+    return early_stopping, list(plateaus)
 
 
 def _step(net: Layer, loss: Any, comm: Any, interrupts: Callable[[], bool]) -> Callable[..., tuple[Any, Tree, float]]:

@@ -898,7 +898,7 @@ TABLE = {
         ("an empty history", lambda: plotting.plot_history({}), ValueError,
          "history: expected at least one recorded quantity"),
         ("a result, not its history", lambda: plotting.plot_history(fmlp.FitResult(W, STATE, {}, 0, "done")), TypeError,
-         "history: expected a dict, such as result.history, got a FitResult of 5"),
+         "history: expected a dict, such as result.history, got a FitResult of 6"),
         ("text in a history", lambda: plotting.plot_history({"loss": ["a"]}), TypeError,
          "history: expected a list of numbers as 'loss', got ['a']"),
         ("half an epoch", lambda: plotting.plot_history({"loss": [1.0]}, best_epoch=0.5), TypeError,

@@ -247,7 +247,7 @@ DEFAULTS = {
         "cooldown": 0,
         "min_lr": 0.0,
         "eps": 1e-8,
-        "mode": "min",
+        "mode": None,  # "min", unless fmlp.on_plateau knows that the metric should rise
     },
 }
 

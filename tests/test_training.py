@@ -398,20 +398,23 @@ def best(**settings):
     return EarlyStopping("val_loss", restore_best=True, **settings)
 
 
-def reference(scores, mode, patience, min_delta, start):
-    """Return the last epoch and the best one, as Keras counts them; the best is None before `start`."""
+def reference(scores, mode, patience, min_delta, start, baseline):
+    """Return the last epoch, the best one, None before `start`, and whether it stopped, as Keras counts them."""
+    sign = 1 if mode == "min" else -1
     record, best, wait = inf, None, 0
     for epoch, score in enumerate(scores):
         if epoch < start:
             continue
-        cost = score if mode == "min" else -score
+        cost = sign * score
+        wait += 1
         if best is None or cost < record - min_delta:
-            record, best, wait = inf if isnan(cost) else cost, epoch, 0
-        else:
-            wait += 1
-            if wait >= patience:
-                return epoch, best
-    return len(scores) - 1, best
+            record, best = inf if isnan(cost) else cost, epoch
+            if baseline is None or cost < sign * baseline - min_delta:
+                wait = 0
+                continue
+        if wait >= patience and epoch > 0:
+            return epoch, best, True
+    return len(scores) - 1, best, False
 
 
 @DRAWN
@@ -422,11 +425,13 @@ def reference(scores, mode, patience, min_delta, start):
     st.sampled_from([0.0, 0.15]),
     st.integers(0, 3),
     st.booleans(),
+    st.sampled_from([None, 0.0, 0.3]),
 )
-@example([0.2, 0.1, 0.1], "min", 2, 0.15, 0, True)
-def test_early_stopping_equals_the_reference(scores, mode, patience, min_delta, start, restore):
-    stop = EarlyStopping("score", mode, patience, min_delta, restore, start)
-    last, best_epoch = reference(scores, mode, patience, min_delta, start)
+@example([0.2, 0.1, 0.1], "min", 2, 0.15, 0, True, None)
+@example([0.5, 0.4, 0.3, 0.2], "min", 1, 0.0, 0, True, 0.1)
+def test_early_stopping_equals_the_reference(scores, mode, patience, min_delta, start, restore, baseline):
+    stop = EarlyStopping("score", mode, patience, min_delta, restore, start, baseline)
+    last, best_epoch, stopped = reference(scores, mode, patience, min_delta, start, baseline)
     given, seen = iter(scores), []
     result = fit(
         Dense(1),
@@ -438,7 +443,7 @@ def test_early_stopping_equals_the_reference(scores, mode, patience, min_delta, 
         callbacks=[lambda epoch: seen.append(epoch.params)],
     )
     assert len(result.history["score"]) == last + 1
-    stopped = best_epoch is not None and last - best_epoch >= patience
+    assert result.best_epoch == best_epoch
     assert result.stopped == ("early" if stopped else "done")
     assert stop.best(scores[: last + 1]) == (best_epoch, stopped)
     if restore and best_epoch is not None:
@@ -464,16 +469,65 @@ def test_the_best_parameters_have_the_best_score():
 def test_patience_zero_stops_at_the_first_epoch_that_is_no_better():
     assert EarlyStopping("val_accuracy", patience=1).best([0.5, 0.9, 0.7]) == (1, True)  # the names of scores say "max"
     assert EarlyStopping("val_accuracy", "min", patience=1).best([0.5, 0.9]) == (0, True)
-    assert EarlyStopping("accuracy_loss", patience=1).best([0.5, 0.9]) == (0, True)
     assert EarlyStopping("loss", patience=0).best([1.0]) == (0, False)
     assert EarlyStopping("loss", patience=0).best([1.0, 1.0]) == (0, True)
+
+
+def rises(t, p):
+    return metrics.accuracy(t, p)
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "mode"),
+    [
+        ("acc", metrics.accuracy, "max"),
+        ("a", functools.partial(metrics.f1, average="weighted"), "max"),
+        ("area", metrics.roc_auc, "max"),
+        ("accuracy", rises, "max"),
+        ("mae", lambda t, p: 0.0, "min"),
+        ("huber", lambda t, p: 0.0, "min"),
+        ("r2", metrics.mse, "min"),
+        ("e", functools.partial(losses.cross_entropy, label_smoothing=0.1), "min"),
+        ("nll", metrics.log_loss, "min"),
+        ("acc", rises, None),
+        ("accuracy_loss", rises, None),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "val_"])
+def test_which_way_is_better_is_known_or_asked_for(name, metric, mode, prefix):
+    """In early stopping and in on_plateau alike; the bigger score wins where a high one is better."""
+    monitor, plateau = prefix + name, schedules.reduce_on_plateau(0.1, patience=5)
+    watchers = [
+        {"early_stopping": EarlyStopping(monitor, patience=2)},
+        {"callbacks": [fmlp.on_plateau(monitor, plateau)]},
+    ]
+    for watcher in watchers:
+        net = UNTOUCHED if mode is None else Dense(1)
+        settings = {"net": net, "params": params_of(Dense(1)), "metrics": {name: metric}, "validation": 0.5, **watcher}
+        if mode is None:
+            with pytest.raises(ValueError, match=f"^mode: expected 'min' or 'max' of .*not for '{monitor}'"):
+                fit(**settings)
+        else:
+            assert training._direction(monitor, {name: metric}) == mode
+
+
+def test_a_score_that_rises_is_not_stopped_and_does_not_lower_the_rate():
+    scores = [0.56, 0.72, 0.78, 0.79, 0.83, 0.87, 0.88, 0.88, 0.88, 0.88]
+    given = iter(scores * 2)
+    settings = {"metrics": {"accuracy": lambda t, p: next(given)}, "epochs": len(scores), "optimizer": optim.sgd(5e-3)}
+    result = fit(**settings, early_stopping=EarlyStopping("accuracy", patience=2, restore_best=True))
+    assert (result.stopped, len(result.history["loss"])) == ("early", 9)
+    given = iter(scores)
+    plateau = schedules.reduce_on_plateau(5e-3, patience=1, factor=0.5, threshold=0)
+    rates = fit(**settings, callbacks=[fmlp.on_plateau("accuracy", plateau)]).history["lr"]
+    assert rates == [5e-3] * 9 + [2.5e-3]
 
 
 # -------------------------------------------------------------------------------------- callbacks
 
 
 def test_on_plateau_sets_the_rate_that_the_plateau_says():
-    plateau = schedules.reduce_on_plateau(0.1, factor=0.5, patience=1)
+    plateau = schedules.reduce_on_plateau(0.1, factor=0.5, patience=1, mode="min")
     scores = [1.0, 0.5, 0.6, 0.6, 0.6, 0.6, 0.4]
     given, state, expected = iter(scores), plateau.init(), []
     for score in scores:
