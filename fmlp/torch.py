@@ -86,7 +86,8 @@ def from_module(module: nn.Module) -> tuple[Layer, Tree]:
 
     At inference it computes what the module does in eval mode. The arrays are copies, in the module's dtype (bfloat16,
     which NumPy has not, becomes float32). Raises TypeError, naming the module and its place, for one that fmlp has not,
-    ValueError for a setting that fmlp has not.
+    that has hooks or whose parameters are computed from others (as by `spectral_norm`), ValueError for a setting that
+    fmlp has not.
 
     >>> net, params = from_module(nn.Sequential(nn.Linear(4, 8), nn.ELU(), nn.Dropout(0.2), nn.Linear(8, 1)))
     >>> list(params), params["dense_0"]["w"].shape
@@ -168,7 +169,8 @@ def _params(layer: Layer, state: dict[str, Any], prefix: str, path: str, width: 
             children[name], width = _params(child, state, f"{prefix}{i}.", f"{path}{name}/", width)
         return {name: params for name, params in children.items() if params}, width
     names = _names(layer, path)
-    found = {ours: _array(layer, state[prefix + theirs]) for ours, theirs in names.items() if prefix + theirs in state}
+    entries = {ours: prefix + theirs for ours, theirs in names.items() if prefix + theirs in state}
+    found = {ours: _array(layer, state[entry], entry) for ours, entry in entries.items()}
     params = {}
     like, width = _like(layer, names, found, path, width)
     for ours, expected in like.items():
@@ -203,7 +205,11 @@ def _state(
         if array.shape != expected.shape:
             raise ValueError(f"{path}{ours}: expected shape {expected.shape}, got {array.shape}")
         array = array.T if constructor_of(layer) == "Dense" else array
-        yield prefix + names[ours], torch.from_numpy(np.array(array, order="C"))
+        try:
+            tensor = torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C"))
+        except TypeError as error:
+            raise TypeError(f"{path}{ours}: {error}") from None
+        yield prefix + names[ours], tensor
     return width
 
 
@@ -243,10 +249,13 @@ def _like(
     return like, None if kind == "Flatten" else width
 
 
-def _array(layer: Layer, tensor: Any) -> Array:
+def _array(layer: Layer, tensor: Any, entry: str) -> Array:
     """Return a parameter as an array, for Dense's `w` transposed; it may share the tensor's memory."""
-    tensor = torch.as_tensor(tensor).detach().cpu()
-    array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    try:
+        tensor = torch.as_tensor(tensor).detach().cpu()
+        array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    except (TypeError, NotImplementedError) as error:  # as for float8, or for a tensor on "meta", which has no numbers
+        raise TypeError(f"{entry}: {error}") from None
     return array.T if constructor_of(layer) == "Dense" else array
 
 
@@ -261,8 +270,11 @@ def _children(layer: Layer) -> dict[str, Layer]:
 def _layer(module: nn.Module, place: str) -> Layer:
     """Make the layer of a module. A subclass is what it derives from, unless it has a `forward` of its own."""
     kind: Any = next((kind for kind in type(module).__mro__ if kind in _KINDS), None)
-    if kind is None or type(module).forward is not kind.forward:
-        raise TypeError(f"{place.rstrip('.') or 'module'}: fmlp has no layer that is a {type(module).__name__}")
+    _check_parametrizations(module, place)
+    _check_hooks(module, place.rstrip(".") or "module")
+    if kind is None or type(module).forward is not kind.forward or "forward" in vars(module):
+        own = " with a forward of its own" if kind else ""
+        raise TypeError(f"{place.rstrip('.') or 'module'}: fmlp has no layer that is a {type(module).__name__}{own}")
     for name, activation in _ACTIVATIONS.items():
         if kind is activation:
             f = activations.table[name]
@@ -295,6 +307,29 @@ def _layer(module: nn.Module, place: str) -> Layer:
             return layers.Prelu(module.num_parameters)
         case _:
             raise AssertionError(kind)
+
+
+def _check_parametrizations(module: nn.Module, place: str) -> None:
+    """Refuse a module some of whose parameters are computed from others."""
+    if nn.utils.parametrize.is_parametrized(module):
+        for name, functions in module.parametrizations.items():  # type: ignore[operator, union-attr]
+            by = ", ".join(type(function).__name__ for function in functions)
+            raise TypeError(
+                f"{place}{name}: computed by a parametrization, {by}; make it a parameter with "
+                f"torch.nn.utils.parametrize.remove_parametrizations(module, {name!r})"
+            )
+
+
+def _check_hooks(module: nn.Module, place: str) -> None:
+    """Refuse a module whose hooks, or those of all modules, may change what it computes or its gradients."""
+    for kind in ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):
+        for hook in {**getattr(module, kind), **getattr(nn.modules.module, f"_global{kind}")}.values():
+            name = getattr(hook, "__name__", type(hook).__name__)
+            what = kind[1:-1].replace("_pre_hook", " pre-hook").replace("_hook", " hook")
+            raise TypeError(
+                f"{place}: has a {what}, {name}, which fmlp cannot keep; remove it first (handle.remove(), or "
+                "torch.nn.utils.remove_weight_norm, remove_spectral_norm or prune.remove)"
+            )
 
 
 def _whole_state(module: nn.Module, dtype: torch.dtype, prefix: str = "") -> dict[str, Any]:

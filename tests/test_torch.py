@@ -15,6 +15,7 @@ from fmlp.layers import Activation, BatchNorm, Dense, Dropout, Elu, Embedding, F
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402 - after the question whether PyTorch is there
+from torch.nn.utils import prune  # noqa: E402
 
 from fmlp.torch import from_module, from_state_dict, to_module, to_state_dict  # noqa: E402
 
@@ -217,12 +218,65 @@ class Mine(nn.Linear):
         return 2 * super().forward(x)
 
 
+def double(module, inputs, output=None):
+    return 2 * output
+
+
+def hooked(module):
+    module.register_forward_hook(double)
+    return module
+
+
+def changed(change):
+    """Return a Sequential whose Linear layer was changed after it was made."""
+    linear = nn.Linear(2, 2)
+    change(linear)
+    return nn.Sequential(nn.ReLU(), linear)
+
+
+def test_a_hook_of_all_modules_is_refused():
+    handle = nn.modules.module.register_module_forward_hook(double)
+    with handle, pytest.raises(TypeError, match=r"^module: has a forward hook, double, which fmlp cannot keep"):
+        from_module(nn.Sequential(nn.ReLU()))
+    from_module(nn.Sequential(nn.ReLU()))
+
+
+def test_parametrizations_that_were_removed_leave_a_plain_module():
+    module = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3)).eval()
+    x = inputs((4,), random.key(0), 5)
+    expected = module(torch.from_numpy(x)).detach()
+    nn.utils.parametrize.remove_parametrizations(module, "weight")
+    net, params = from_module(module)
+    np.testing.assert_allclose(net.apply(params, x), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [">f2", ">f4", ">f8"])
+def test_numbers_in_another_byte_order(dtype):
+    net = serial(Dense(3), BatchNorm())
+    params = tree.map(lambda leaf: np.asarray(leaf, dtype), drawn(net, (4,), 0).params)
+    _, back = from_module(to_module(net, params))
+    assert_equal(back, tree.map(lambda leaf: leaf.astype(dtype.replace(">", "=")), params))
+
+
 @pytest.mark.parametrize(
     ("module", "error", "message"),
     [
         (nn.Sequential(nn.ReLU(), nn.Sequential(nn.Conv1d(1, 1, 1))), TypeError, "^1.0: fmlp has no layer .* Conv1d"),
         (nn.Conv1d(1, 1, 1), TypeError, "^module: fmlp has no layer that is a Conv1d"),
-        (Mine(2, 2), TypeError, "^module: fmlp has no layer that is a Mine"),
+        (Mine(2, 2), TypeError, "^module: fmlp has no layer that is a Mine with a forward of its own"),
+        (changed(lambda m: setattr(m, "forward", abs)), TypeError, "^1: fmlp has no layer that is a Linear with"),
+        (changed(lambda m: m.register_forward_hook(double)), TypeError, "^1: has a forward hook, double, "),
+        (changed(lambda m: m.register_forward_pre_hook(double)), TypeError, "^1: has a forward pre-hook, double, "),
+        (changed(lambda m: m.register_full_backward_hook(double)), TypeError, "^1: has a backward hook, double, "),
+        (changed(lambda m: m.register_full_backward_pre_hook(double)), TypeError, "^1: has a backward pre-hook, "),
+        (changed(nn.utils.parametrizations.spectral_norm), TypeError,
+         r"^1.weight: computed by a parametrization, _SpectralNorm; .*remove_parametrizations\(module, 'weight'\)"),
+        (changed(nn.utils.parametrizations.weight_norm), TypeError, "^1.weight: computed by a parametrization, _Wei"),
+        (changed(nn.utils.spectral_norm), TypeError, "^1: has a forward pre-hook, SpectralNorm, "),
+        (changed(lambda m: prune.l1_unstructured(m, "weight", 0.5)), TypeError, "^1: has a forward pre-hook, L1U"),
+        (hooked(nn.Sequential(nn.Linear(2, 2))), TypeError, "^module: has a forward hook, double, "),
+        (nn.Linear(2, 2).to(torch.float8_e4m3fn), TypeError, "^weight: .*Float8"),
+        (nn.Sequential(nn.Linear(2, 2, device="meta")), TypeError, "^0.weight: .*meta"),
         (nn.Sequential(nn.Softmax(dim=None)), ValueError, "^0.dim: expected a number, got None"),
         (nn.Sequential(nn.Dropout(1.0)), ValueError, r"^0.p: expected a number in \[0, 1\), got 1.0"),
         (nn.Sequential(nn.Flatten(0)), ValueError, r"^0.start_dim, end_dim: expected 1 and -1, got \(0, -1\)"),
@@ -232,7 +286,7 @@ class Mine(nn.Linear):
         (Dense(3), TypeError, "^module: expected a torch.nn.Module, got Layer"),
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_modules_that_do_not_fit_are_named(module, error, message):
     with pytest.raises(error, match=message):
         from_module(module)
@@ -268,6 +322,7 @@ PARAMS = drawn(NET, (4,), 0).params
         (NET, {**PARAMS, "dense_9": {}}, ValueError, "^dense_9: not expected"),
         (NET, {**PARAMS, "dense_0": {"w": np.ones((4, 2))}}, ValueError, r"^dense_0/w: expected shape \(4, 3\)"),
         (NET, {**PARAMS, "dense_0": {"w": np.ones((4, 3)), "c": 0}}, ValueError, r"^dense_0/c: not expected"),
+        (Dense(1), {"w": np.ones((2, 1), "g"), "b": np.ones(1)}, TypeError, "^w: can't convert .*longdouble"),
         (Dense, {}, TypeError, "^net: expected a layer, .* call the constructor: Dense"),
         (TWO, drawn(TWO, (4,), 0).params | dense(4, 2), ValueError, r"^dense_1/w: expected shape \(3, 2\), got"),
         (NET, PARAMS | {"serial_2": norm(4)}, ValueError, r"^serial_2/batch_norm_0/scale: expected shape \(3,\), got"),
