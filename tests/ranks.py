@@ -237,9 +237,10 @@ def agree(out, _):
     everything = np.concatenate([X[rank :: COMM.size] for rank in range(COMM.size)])
     assert np.array_equal(tree.ravel(params)[0], tree.ravel(fmlp.calibrate(NET, result.params, everything))[0])
     mine = X[COMM.rank :: COMM.size], Y[COMM.rank :: COMM.size]
-    scores = fmlp.evaluate(NET, params, mine, loss=losses.cross_entropy, metrics={"f1": metrics.f1}, comm=COMM)
-    alone = fmlp.evaluate(NET, params, (X, Y), loss=losses.cross_entropy, metrics={"f1": metrics.f1})
-    assert scores["f1"] == alone["f1"]
+    wanted = {"f1": metrics.f1, "auc": metrics.roc_auc}
+    scores = fmlp.evaluate(NET, params, mine, loss=losses.cross_entropy, metrics=wanted, comm=COMM)
+    alone = fmlp.evaluate(NET, params, (X, Y), loss=losses.cross_entropy, metrics=wanted)
+    assert [scores["f1"], scores["auc"]] == [alone["f1"], alone["auc"]]
     assert abs(scores["loss"] - alone["loss"]) < 1e-6
 
 
