@@ -24,6 +24,7 @@ infinite, without a warning. A NaN among numbers or scores gives NaN.
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, cast, overload
@@ -244,7 +245,8 @@ def on_output(f: Callable[P, R]) -> Callable[P, R]:
 
     `fit` and `evaluate` give it probabilities where the loss has them, softmax of the logits for `cross_entropy` and
     their sigmoid for `binary_cross_entropy`, and else the output as it is. `f` itself is not changed. Of this module,
-    `roc_auc`, `average_precision`, `log_loss` and `top_k_accuracy` are marked.
+    `roc_auc`, `average_precision`, `log_loss` and `top_k_accuracy` are marked. A function whose second argument is
+    called `y_score`, `y_proba`, `y_prob` or `pred_decision`, as in scikit-learn, is refused unless it is marked.
 
     >>> brier = on_output(lambda y_true, y_score: float(np.mean((y_true - y_score) ** 2)))
     >>> brier([0, 1], np.array([0.5, 1.0]))
@@ -262,6 +264,16 @@ def on_output(f: Callable[P, R]) -> Callable[P, R]:
 def wants_output(metric: Any) -> bool:
     """Tell whether `metric`, or that of which it is a `functools.partial`, is marked by `on_output`."""
     return any(getattr(f, "on_output", False) for f in _inwards(metric))
+
+
+def wants_scores(metric: Any) -> str | None:
+    """Return the name of a second argument that says so, as scikit-learn's do, unless `metric` is marked."""
+    try:
+        names = list(inspect.signature(metric).parameters)[1:2]
+    except ValueError:  # a function of C code need not have one
+        names = []
+    asks = names and names[0] in ("pred_decision", "y_prob", "y_proba", "y_score") and not wants_output(metric)
+    return names[0] if asks else None
 
 
 def has_a_name(metric: Any) -> bool:

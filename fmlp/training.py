@@ -27,7 +27,7 @@ from fmlp.autodiff import objective, value_and_grad
 from fmlp.checkpoint import Checkpoint, Progress, Saver, describe
 from fmlp.checks import choice, function, given, hinting, integer, number
 from fmlp.layers import Layer, check_net
-from fmlp.metrics import has_a_name, wants_output
+from fmlp.metrics import has_a_name, wants_output, wants_scores
 from fmlp.modes import Calibration, Shard, pooled
 from fmlp.optim import Optimizer
 from fmlp.random import Key
@@ -48,6 +48,8 @@ __all__ = [
 
 # Of what is not finite `NonFiniteError` tells.
 UNTOLD: dict[str, Any] = {"over": "ignore", "invalid": "ignore", "divide": "ignore"}
+
+ON_OUTPUT = "fmlp.metrics.on_output(f) gives a metric the probabilities"
 
 Metric = Callable[[Any, Any], float]
 History = dict[str, list[float]]
@@ -280,7 +282,7 @@ def fit(
     from tqdm import tqdm
 
     started = time.perf_counter()
-    _check_metrics(metrics)
+    _check_metrics(metrics, loss)
     metrics = dict(metrics or {})
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
@@ -489,7 +491,7 @@ def evaluate(
         raise ValueError("loss, metrics: expected at least one of them, got neither")
     if loss is not None:
         function("loss", loss, "a function (prediction, y) -> number, such as losses.mse")
-    _check_metrics(metrics)
+    _check_metrics(metrics, loss)
     distributed.check_comm(comm)
     n = batching.check_rows("data", data[0], data[1], comm)
     if weight is not None:
@@ -702,15 +704,12 @@ def _measured(output: Array, y: Any, loss: Any, metrics: Mapping[str, Metric], c
         on_output = wants_output(metric)
         try:
             score = metric(y_true, y_score if on_output else y_pred)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, IndexError) as error:
             advice = ""
             if loss is None:
                 advice = "; pass loss=, which says how predictions are read off the output"
-            elif not on_output and losses.probabilities_of(loss) is not losses.as_is:
-                advice = (
-                    f"; it got predictions, y_pred of shape {y_pred.shape} and {y_pred.dtype}: metrics.on_output(f) "
-                    "gives a metric the probabilities"
-                )
+            elif not on_output and predict is not losses.as_is:
+                advice = f"; it got predictions, y_pred of shape {y_pred.shape} and {y_pred.dtype}; {ON_OUTPUT}"
             raise _inside(f"metrics: {name}", error, advice) from error
         scores[name] = _number(f"metrics: {name}", score)
     return scores
@@ -852,7 +851,7 @@ def _check_settings(
             raise ValueError(f"{name}: expected to monitor one of {', '.join(known)}; got {monitor!r}")
 
 
-def _check_metrics(metrics: Any) -> None:
+def _check_metrics(metrics: Any, loss: Any) -> None:
     if not isinstance(metrics, Mapping | None):
         raise TypeError(
             "metrics: expected a dict from names to functions (y_true, y_pred) -> float, such as "
@@ -862,6 +861,8 @@ def _check_metrics(metrics: Any) -> None:
         if not isinstance(name, str):
             raise TypeError(f"metrics: expected names as keys, got {given(name)}")
         function(f"metrics: {name}", metric, "a function (y_true, y_pred) -> float")
+        if losses.prediction_of(loss) is not losses.as_is and (wanted := wants_scores(metric)):
+            raise ValueError(f"metrics: {name}: it takes {wanted}, but would get predictions; {ON_OUTPUT}")
 
 
 def _check_params(params: Tree) -> None:

@@ -514,7 +514,7 @@ def test_scores_get_the_sigmoid_of_logits(sklearn, column):
         "log_loss": metrics.log_loss,
         "brier": metrics.on_output(sklearn.brier_score_loss),
         "accuracy": metrics.accuracy,
-        "hard": sklearn.roc_auc_score,
+        "hard": lambda y_true, y_pred: sklearn.roc_auc_score(y_true, y_pred),
     }
     data = x, y[:, None] if column else y
     logits, last = trained(data, losses.binary_cross_entropy, 1, scores)
@@ -565,7 +565,10 @@ def test_several_labels_a_row(sklearn):
     assert last["f1"] == pytest.approx(sklearn.f1_score(y, logits > 0, average="micro"))
 
 
-@pytest.mark.filterwarnings("error")
+def of_the_second_column(y_true, p):
+    return float(p[:, 1].mean())
+
+
 @pytest.mark.parametrize("how", [{"data": "arrays"}, {"data": "batches"}])
 def test_a_metric_that_fails_does_so_before_the_first_step(sklearn, how):
     x, y = classes(3)
@@ -586,11 +589,20 @@ def test_a_metric_that_fails_does_so_before_the_first_step(sklearn, how):
             validation=(x, y), metrics={"score": metric}, progress=False,
         )  # fmt: skip
 
-    advice = r"it got predictions, y_pred of shape \(60,\) and int64: metrics.on_output\(f\) gives a metric the prob"
-    for metric in (sklearn.roc_auc_score, partial(sklearn.roc_auc_score, multi_class="ovr")):
-        with pytest.raises(ValueError, match=f"(?s)^metrics: score: .*; {advice}"):
+    advice = r"fmlp.metrics.on_output\(f\) gives a metric the probabilities"
+    unmarked = [sklearn.roc_auc_score, partial(sklearn.roc_auc_score, multi_class="ovr"), sklearn.top_k_accuracy_score]
+    for metric in [*unmarked, lambda y_true, y_score: 1.0]:
+        with pytest.raises(ValueError, match=f"^metrics: score: it takes y_score, but would get predictions; {advice}"):
             fit(metric)
-        assert max(steps) == 0
+    assert not steps
+    with pytest.raises(ValueError, match=r"^metrics: score: it takes pred_decision"):
+        fit(sklearn.hinge_loss)
+    assert not steps
+    with pytest.raises(
+        ValueError, match=rf"(?s)^metrics: score: .*; it got predictions, .* \(60,\) and int64; {advice}"
+    ):
+        fit(of_the_second_column)
+    assert max(steps) == 0
     for metric in (metrics.confusion_matrix, partial(metrics.f1, average=None)):
         with pytest.raises(TypeError, match=r"^metrics: score: expected it to return a number, got an array"):
             fit(metric)
