@@ -54,7 +54,7 @@ def train(net: Layer, loss, y, optimizer: optim.Optimizer, epochs: int = 60) -> 
 x, y = clouds()
 classes = (y > 0).astype(np.int64)
 runs = {
-    "tanh output, mse": (plain(), losses.mse, y, np.sign),
+    "tanh output, mse": (plain(), losses.mse, y, np.ravel),
     "BatchNorm and dropout, mse": (normalized(1), losses.mse, y, np.sign),
     "BatchNorm and dropout, cross-entropy": (
         normalized(2),
@@ -67,7 +67,7 @@ figure = Figure(figsize=(15, 8), layout="constrained", dpi=110)
 panels = figure.subplots(2, 3)
 for title, (net, loss, targets, read), ax in zip(runs, runs.values(), panels[0], strict=True):
     result = train(net, loss, targets, optim.adam(1e-2))
-    accuracy = np.mean(read(fmlp.predict(net, result.params, x)).ravel() == y)
+    accuracy = np.mean(np.sign(read(fmlp.predict(net, result.params, x))).ravel() == y)
     print(f"{title}: loss {result.history['loss'][-1]:.4f}, accuracy {accuracy:.4f} in {result.seconds:.1f} s")
     plot_decision_boundary(
         lambda points, net=net, r=result, read=read: read(fmlp.predict(net, r.params, points)), x, y, ax=ax

@@ -67,10 +67,16 @@ def plot_decision_boundary(
 ) -> Figure:
     """Draw what ``predict(points)`` says over the plane, and the points `x` (rows, 2) in their labels' colours.
 
-    `predict` maps (n, 2) to n labels. Raises ValueError unless x is (rows, 2) and y has as many labels.
+    `predict` maps (n, 2) to n labels, or to n other numbers, such as probabilities, the output of a tanh or the
+    prediction of a regression: these are shaded, and where they stay between two labels, a line shows the middle. `y`
+    holds labels, or targets: more than ten different numbers, not all of them whole.
+
+    Raises ValueError unless x is (rows, 2), y has as many labels and `predict` gives n labels or finite numbers;
+    TypeError when one of `y` and `predict` gives text and the other does not.
 
     >>> x = np.array([[-1.0, -1.0], [1.0, 1.0]])
     >>> figure = plot_decision_boundary(lambda p: np.sign(p.sum(1)), x, np.array([-1, 1]), resolution=20)
+    >>> figure = plot_decision_boundary(lambda p: np.tanh(p.sum(1)), x, np.array([-1, 1]), resolution=20)
     """
     function("predict", predict, "a function from points (n, 2) to n labels")
     x, y, resolution = (
@@ -88,30 +94,58 @@ def plot_decision_boundary(
     said = np.asarray(predict(np.stack([across.ravel(), up.ravel()], 1)))
     if said.size != across.size:
         raise ValueError(f"predict: expected it to return {across.size} labels, got {given(said)}")
-    said = said.reshape(across.shape)
-    labels = np.unique(np.concatenate([y, said.ravel()]))
-    from matplotlib.colors import ListedColormap
-
-    region = np.searchsorted(labels, said)
+    finite("predict", said)
+    if (y.dtype.kind in "biuf") != (said.dtype.kind in "biuf"):
+        raise TypeError(f"predict: expected labels like those in y, {given(y)}, got {given(said)}")
+    said, labels = said.reshape(across.shape), np.unique(y)
+    targets = not _all_whole(y) and len(labels) > len(COLORS)
     figure, ax = _axes(ax, width=4.6, height=4.2)
-    colors = [COLORS[i % len(COLORS)] for i in range(len(labels))]
-    shades = ListedColormap(colors)
-    extent = (left, right, bottom, top)
-    ax.imshow(
-        region, origin="lower", extent=extent, cmap=shades, alpha=0.2, aspect="auto", vmin=0, vmax=len(labels) - 1
-    )
-    for label, color in zip(labels.tolist(), colors, strict=True):
-        ax.scatter(
-            x[y == label, 0],
-            x[y == label, 1],
-            s=9,
-            color=color,
-            linewidths=0,
-            label=label if isinstance(label, str) else f"{label:g}",
-        )
-    ax.legend(frameon=False, markerscale=2, loc="upper left")
+    dots: dict[str, Any] = {"s": 9, "linewidths": 0}
+    if targets or not (_all_whole(said) or np.isin(said, labels).all()):
+        colors = _shade(ax, across, up, said, labels)
+        dots = {"s": 12, "linewidths": 0.4, "edgecolors": "#4b5563"}
+    else:
+        from matplotlib.colors import ListedColormap
+
+        labels = np.unique(np.concatenate([y, said.ravel()]))
+        colors = _colors(len(labels))
+        ax.imshow(
+            np.searchsorted(labels, said), origin="lower", extent=(left, right, bottom, top), alpha=0.2, aspect="auto",
+            cmap=ListedColormap(colors), vmin=0, vmax=len(labels) - 1,
+        )  # fmt: skip
+    if len(labels) > len(COLORS):
+        ax.scatter(x[:, 0], x[:, 1], c=colors[np.searchsorted(labels, y)], **dots)
+    else:
+        for label, color in zip(labels.tolist(), colors, strict=True):
+            text = f"{label:g}" if isinstance(label, float) else str(label)
+            ax.scatter(x[y == label, 0], x[y == label, 1], facecolors=color, label=text, **dots)
+        ax.legend(frameon=False, markerscale=2, loc="upper left")
     _tidy(ax, grid=False)
     return figure
+
+
+def _all_whole(values: Array) -> bool:
+    return values.dtype.kind != "f" or not (values % 1).any()
+
+
+def _shade(ax: Axes, across: Array, up: Array, said: Array, labels: Array) -> Array:
+    """Shade what is said, with a line between two labels; return the colours of the labels, or targets."""
+    low, high = float(min(said.min(), labels[0])), float(max(said.max(), labels[-1]))
+    shades = ax.contourf(across, up, said, np.linspace(low, max(high, low + 1e-9), 11), cmap="RdBu_r", alpha=0.6)
+    ax.figure.colorbar(shades, ax=ax)
+    middle = (low + high) / 2
+    if labels.tolist() == [low, high] and said.min() < middle < said.max():
+        ax.contour(across, up, said, [middle], colors="#4b5563", linewidths=1.2)
+    places = (labels - low) / (high - low) if len(labels) > len(COLORS) else np.linspace(0, 1, len(labels))
+    return shades.cmap(places)
+
+
+def _colors(n: int) -> Array:
+    """Return n colours as rows of red, green, blue and alpha."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_rgba_array
+
+    return to_rgba_array(COLORS[:n]) if n <= len(COLORS) else colormaps["turbo"](np.linspace(0, 1, n))
 
 
 def plot_schedule(schedule: Callable[[int], float], steps: int, *, label: str = "", ax: Axes | None = None) -> Figure:

@@ -102,3 +102,76 @@ def test_pyplot_is_left_alone():
         "import fmlp.plotting as p, sys; p.plot_history({'loss': [1.0]}); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def boundary(predict, y, **settings):
+    x = np.stack([np.linspace(-1, 1, len(y)), np.linspace(-1, 1, len(y))], 1)
+    return plot_decision_boundary(predict, x, np.asarray(y), **settings)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "line"),
+    [(0, 1, True), (-1, 1, True), (-8, 8, False), (0, 0.4, False)],
+    ids=["probability", "tanh", "logit", "only one label"],
+)
+def test_numbers_that_are_no_labels_are_shaded(low, high, line):
+    labels = [0, 1] * 10 if low == 0 or high == 8 else [-1, 1] * 10
+    figure = boundary(lambda points: low + (high - low) * (1 + np.tanh(3 * points[:, 0])) / 2, labels)
+    ax, bar = figure.axes
+    assert not ax.images
+    assert bar.get_ylim() == pytest.approx((min(low, labels[0]), max(high, labels[1])), abs=0.05)
+    shades, *lines, first, second = ax.collections  # each label is one collection of points
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [str(labels[0]), str(labels[1])]
+    assert [len(points.get_offsets()) for points in (first, second)] == [10, 10]
+    assert len(lines) == line
+    if line:
+        path = lines[0].get_paths()[0]
+        assert path.vertices[:, 0] == pytest.approx(0, abs=0.02)
+        assert lines[0].levels == (low + high) / 2
+    assert (shades.levels[0], shades.levels[-1]) == bar.get_ylim()
+
+
+def test_targets_are_drawn_on_the_scale_of_the_shades():
+    y = np.linspace(-1.5, 1.5, 40)
+    figure = boundary(lambda points: points[:, 0], y, resolution=20)
+    ax, _ = figure.axes
+    (shades, points) = ax.collections
+    assert ax.get_legend() is None
+    assert np.allclose(points.get_facecolors()[::13], shades.cmap((y[::13] + 1.5) / 3))
+
+
+@pytest.mark.parametrize(
+    ("predict", "y", "legend"),
+    [
+        (lambda p: np.where(p[:, 0] > 0, "cat", "dog"), ["cat", "dog"] * 4, ["cat", "dog"]),
+        (lambda p: p[:, 0] > 0, [True, False] * 4, ["False", "True"]),
+        (lambda p: np.where(p[:, 0] > 0, 0.5, 1.5), [0.5, 1.5] * 4, ["0.5", "1.5"]),
+        (lambda p: np.sign(p[:, 0]), [-1, 1] * 4, ["-1", "0", "1"]),
+        (lambda p: np.full(len(p), 2), [2] * 4, ["2"]),
+        (lambda p: np.round(1e4 * p[:, 0]), np.arange(700), None),
+        (lambda p: np.floor(5 + 6 * p[:, 0]), np.arange(12), None),
+    ],
+    ids=["text", "booleans", "fractions", "signs", "one", "counts", "twelve"],
+)
+def test_labels_are_drawn_as_labels(predict, y, legend):
+    figure = boundary(predict, y, resolution=51)
+    (ax,) = figure.axes
+    assert len(ax.images) == 1
+    found = ax.get_legend()
+    assert (found and [text.get_text() for text in found.get_texts()]) == legend
+    assert len(ax.collections) == (len(legend) if legend else 1)  # however many there are
+    assert sum(len(points.get_offsets()) for points in ax.collections) == len(y)
+
+
+@pytest.mark.parametrize(
+    ("predict", "y", "error", "message"),
+    [
+        (lambda p: p[:, 0], ["a", "b"], TypeError, "predict: expected labels like those in y, an array of <U1"),
+        (lambda p: np.full(len(p), "a"), [0, 1], TypeError, "predict: expected labels like those in y"),
+        (lambda p: np.log(np.where(p[:, 0] > 0, 1, np.nan)), [0, 1], ValueError, "predict: expected finite numbers"),
+        (lambda p: p, [0, 1], ValueError, "predict: expected it to return 25 labels"),
+    ],
+)
+def test_what_predict_must_not_give(predict, y, error, message):
+    with pytest.raises(error, match=message):
+        boundary(predict, y, resolution=5)
