@@ -7,14 +7,16 @@ With `comm` they are the rows of all ranks, in their order, of which each holds 
 from __future__ import annotations
 
 import mmap
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice, pairwise
-from math import prod
+from math import inf, prod
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from fmlp import distributed, random, tree
+from fmlp import distributed, losses, random, tree
 from fmlp.checks import array_of_numbers, finite, given, number
 from fmlp.random import Key
 from fmlp.tree import Array
@@ -25,9 +27,11 @@ __all__ = [
     "check_finite",
     "check_rows",
     "count_rows",
+    "drawn",
     "in_turn",
     "is_pair",
     "kind",
+    "labels_of",
     "row_weights",
     "set_aside",
     "slices",
@@ -212,8 +216,61 @@ def _check_weight(weight: Any, n: int) -> None:
         raise ValueError(f"weight: expected shape ({n},), one per row, got {np.shape(weight)}")
 
 
-def set_aside(data: Any, fraction: float, weight: Any, key: Key, comm: Any) -> tuple[Any, Any, Any]:
-    """Draw a fraction of the rows for validation: return the other rows, those drawn, and the others' weight."""
+def labels_of(y: Array, *, whole: bool = False) -> Array | None:
+    """Return the label of each row; None where there are several, or floats that are not `whole`."""
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1 or (y.dtype.kind == "O" and len({type(label) for label in y.tolist()}) > 1):
+        return None
+    whole = not len(y) or (whole and y.dtype.kind == "f" and (y == np.round(y)).all())
+    return y if whole or y.dtype.kind in "biuUSTO" else None
+
+
+def drawn(order: Array, labels: Array | None, count: int, offset: int) -> npt.NDArray[np.bool_]:
+    """Choose `count` rows in proportion to the labels, and of each label with two rows or more at least one, not all.
+
+    `order` is a random order of the rows, `offset` a random number below their number.
+    """
+    n = len(order)
+    if labels is not None:
+        order = order[np.argsort(labels[order], kind="stable")]
+    # Evenly spaced places in an order sorted by label meet each label in proportion.
+    chosen = np.empty(n, bool)
+    chosen[order] = np.diff((np.arange(n + 1) * count + offset) // n) == 1
+    if labels is not None:
+        codes = np.unique(labels, return_inverse=True)[1].reshape(n)
+        chosen = ~_with_each(1, ~_with_each(2, chosen, codes, order), codes, order)
+    return chosen
+
+
+def _with_each(rows: int, chosen: npt.NDArray[np.bool_], codes: Array, order: Array) -> npt.NDArray[np.bool_]:
+    """Exchange rows so that, where it can be, each label of so many rows or more is among those chosen."""
+    chosen, sizes = chosen.copy(), np.bincount(codes)
+    for code in np.flatnonzero((sizes >= rows) & (np.bincount(codes, chosen) == 0)):
+        counts = np.bincount(codes, chosen)
+        donor = np.where(counts > 1, counts - sizes * chosen.mean(), -inf).argmax()
+        if counts[donor] > 1:
+            chosen[order[chosen[order] & (codes[order] == donor)][0]] = False
+            chosen[order[codes[order] == code][0]] = True
+    return chosen
+
+
+def _can_stratify(labels: Array, held: int, *, say: bool) -> bool:
+    """Tell whether so few rows can hold each label; `say` what cannot be had."""
+    found, counts = np.unique(labels, return_counts=True)
+    if say and len(found) > held:
+        warnings.warn(f"validation: {held} rows cannot hold all {len(found)} labels; drawn at random", stacklevel=4)
+    elif say and counts.min() == 1:
+        alone = found[counts == 1].tolist()
+        warnings.warn(f"validation: only one row has the label {alone[0]!r}, and it stays in training", stacklevel=4)
+    return len(found) <= held
+
+
+def set_aside(data: Any, fraction: float, weight: Any, key: Key, comm: Any, loss: Any) -> tuple[Any, Any, Any]:
+    """Draw a fraction of the rows for validation: return the other rows, those drawn, and the others' weight.
+
+    Labels are drawn in proportion. Floats are labels where `loss` predicts labels.
+    """
     if not is_pair(data):
         raise TypeError(f"data: expected a pair (x, y) of arrays, of which validation is a fraction, got {kind(data)}")
     if not 0 < fraction < 1:
@@ -226,8 +283,14 @@ def set_aside(data: Any, fraction: float, weight: Any, key: Key, comm: Any) -> t
     held = round(n * fraction)
     if not 0 < held < n:
         raise ValueError(f"validation: {fraction} of {n} rows leaves one side empty")
-    order = random.generator(key).permutation(n)
-    parts = [np.sort(order[held:]), np.sort(order[:held])]
+    generator = random.generator(key)
+    order, of_labels = generator.permutation(n), losses.prediction_of(loss) in (losses.argmax, losses.positive)
+    every = _collected(comm, labels_of(targets("data", data[1]), whole=of_labels))
+    if all(own is not None for own in every) and _can_stratify(np.concatenate(every), held, say=of_labels):
+        chosen = drawn(order, np.concatenate(every), held, int(generator.integers(n)))
+        parts = [np.flatnonzero(~chosen), np.flatnonzero(chosen)]
+    else:
+        parts = [np.sort(order[held:]), np.sort(order[:held])]
     if here:
         parts = [here.own(part) for part in parts]
 

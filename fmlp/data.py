@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlp import random
-from fmlp.batching import slices
+from fmlp.batching import drawn, labels_of, slices
 from fmlp.checks import StrPath, array_of_numbers, finite, given, integer, number
 from fmlp.checks import path as checked_path
 from fmlp.files import Array, FileFormatError, opened, read_npy, read_npz, reading, replacing, shown, unpacked_limit
@@ -490,8 +490,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[Any, Iterator[list[str]]]]:
 def train_test_split(x: Array, y: Array, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     """Set aside `test_fraction` of the rows, rounded, at least 1 and not all, drawn by `seed`.
 
-    Integer labels of shape (rows,) are split in proportion: of each label's rows the share set aside is that
-    of all rows, rounded up or down to a whole row. Rows keep their order, and are copied.
+    Labels, which are integers, booleans or strings of shape (rows,) or (rows, 1), are split in proportion: of each
+    label's rows the share set aside is that of all rows, rounded up or down to a whole row. If there is room, a label
+    with two rows or more is in both parts, however rare it is, and a label with one row in the training part. Rows keep
+    their order, and are copied.
 
     Raises ValueError when `x` and `y` differ in length or have fewer than two rows, or `test_fraction` is not
     between 0 and 1.
@@ -506,13 +508,7 @@ def train_test_split(x: Array, y: Array, test_fraction: float = 0.2, seed: int =
     n, test_fraction, seed = len(y), number("test_fraction", test_fraction, "(0, 1)"), integer("seed", seed, 0)
     count = min(max(round(n * test_fraction), 1), n - 1)
     rng = np.random.default_rng(seed)
-    order = rng.permutation(n)
-    if y.ndim == 1 and y.dtype.kind in "iu":
-        order = order[np.argsort(y[order], kind="stable")]
-    # Evenly spaced places in an order sorted by label meet each label in proportion.
-    ticks = (np.arange(n + 1) * count + rng.integers(n)) // n
-    test = np.empty(n, bool)
-    test[order] = np.diff(ticks) == 1
+    test = drawn(rng.permutation(n), labels_of(y), count, int(rng.integers(n)))
     return Dataset(x[~test], y[~test], x[test], y[test])
 
 

@@ -241,12 +241,12 @@ def fit(
     each 1,024 blocks: no more than these are in memory. `key` is the source of all randomness: the same key gives the
     same result, bit for bit.
 
-    `validation` is a pair (x, y), or the fraction of `data` to set aside at random. `metrics` maps names to functions
-    ``(y_true, y_pred) -> float``, which get predictions, or probabilities where `metrics.on_output` marks them; after
-    each epoch they are worked out at inference on the training and the validation data (not on training data that come
-    as batches). Functions of a module are tried once before the training starts. `weight` gives each row of `data` a
-    weight. `class_weight` gives each label one: a dict, an array of the weights of the labels 0, 1, …, or "balanced"
-    for n / (classes · count). Both multiply.
+    `validation` is a pair (x, y), or the fraction of `data` to set aside at random, each label in proportion. `metrics`
+    maps names to functions ``(y_true, y_pred) -> float``, which get predictions, or probabilities where
+    `metrics.on_output` marks them; after each epoch they are worked out at inference on the training and the validation
+    data (not on training data that come as batches). Functions of a module are tried once before the training starts.
+    `weight` gives each row of `data` a weight. `class_weight` gives each label one: a dict, an array of the weights of
+    the labels 0, 1, …, or "balanced" for n / (classes · count). Both multiply.
 
     Each callback gets an `Epoch`, its parameters calibrated, after every epoch and may return another. A bar shows the
     progress and the scores, in a narrow terminal as training/validation, unless `progress` is False. Ctrl-C ends
@@ -317,7 +317,7 @@ def fit(
         others |= {"epochs": int(epochs), "checkpoint": checkpoint is not None, "callbacks": len(callbacks)}
         distributed.check_same(comm, settings | others)
     if isinstance(validation, float | np.floating):
-        data, held_out, weight = batching.set_aside(data, validation, weight, split_key, comm)
+        data, held_out, weight = batching.set_aside(data, validation, weight, split_key, comm, loss)
     else:
         held_out = validation
     source = batching.source(data, batch_size, weight, class_weight, shuffle, comm)

@@ -715,11 +715,25 @@ class TestSplit:
         np.testing.assert_array_equal(split.y_train, y[train])
         np.testing.assert_array_equal(split.y_test, y[test])
         assert len(test) == min(max(round(n * fraction), 1), n - 1)
-        for label, count in data.label_balance(y).items():
-            assert abs((split.y_test == label).sum() - count * len(test) / n) < 1
+        shares = {label: (count, count * len(test) / n) for label, count in data.label_balance(y).items()}
+        rare = sum(
+            not 1 <= share <= count - 1 for count, share in shares.values()
+        )  # these may need a row of the others
+        for label, (_, share) in shares.items():
+            assert abs((split.y_test == label).sum() - share) < 1 + rare
+
+    @given(st.integers(2, 5), st.integers(0, 99), st.sampled_from([int, bool, str]))
+    def test_a_rare_label_is_in_both_parts(self, rows, seed, kind):
+        y = (np.arange(200) < rows).astype(kind)
+        for targets in (y, y[:, None]):
+            split = data.train_test_split(np.arange(200)[:, None], targets, 0.1, seed)
+            assert len(split.y_test) == 20
+            assert len(np.unique(split.y_test)) == len(np.unique(split.y_train)) == 2
+        alone = data.train_test_split(np.arange(200)[:, None], (np.arange(200) == 7).astype(kind), 0.1, seed)
+        assert len(np.unique(alone.y_train)) == 2
 
     def test_every_row_is_drawn_equally_often(self):
-        x, y = np.arange(10)[:, None], np.array([0, 0, 0, 0, 0, 0, 0, 1, 1, 2])
+        x, y = np.arange(10)[:, None], np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
         for targets in (y, y.astype(float)):
             drawn = np.zeros(10)
             for seed in range(1000):

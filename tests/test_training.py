@@ -691,6 +691,32 @@ def test_several_targets_and_metrics_of_several_outputs_are_refused_before_any_w
             fit(data=data)
 
 
+@DRAWN
+@given(st.integers(2, 5), st.integers(0, 1000), st.sampled_from(["vector", "column", "floats"]))
+def test_a_fraction_set_aside_has_rows_of_every_label(rows, seed, form):
+    x, y = np.zeros((100, 1), np.float32), (np.arange(100) < rows).astype(int)
+    y = {"vector": y, "column": y[:, None], "floats": y.astype(float)}[form]
+    loss, net = losses.binary_cross_entropy, Dense(1)
+    seen = []
+
+    def note(y_true, y_pred):
+        seen.append(np.ravel(y_true).sum())
+        return 0.0
+
+    fit(net, (x, y), params_of(net, 1), loss=loss, epochs=1, key=random.key(seed), validation=0.1, metrics={"a": note})
+    assert sum(seen) == rows
+    assert min(seen) >= 1
+
+
+def test_a_label_that_cannot_be_in_both_parts_is_told():
+    x, y = classes()
+    y = np.where(np.arange(60) == 5, 2, y % 2)
+    with pytest.warns(UserWarning, match="^validation: only one row has the label 2, and it stays in training"):
+        fit_classes(data=(x, y), validation=0.2)
+    with pytest.warns(UserWarning, match="^validation: 2 rows cannot hold all 3 labels; drawn at random"):
+        fit_classes(data=(x, y), validation=0.03)
+
+
 def test_weights_follow_their_rows_when_a_fraction_is_set_aside():
     x, y = numbers()
     weight = (y > 0).astype(float)
