@@ -26,7 +26,9 @@ from fmlp import (
 from fmlp.autodiff import check_vjp, differentiable, grad, objective, value_and_grad, vjp
 from fmlp.checkpoint import Checkpoint, CheckpointError
 from fmlp.files import FileFormatError
+from fmlp.jit import disable_jit, jit
 from fmlp.layers import Layer
+from fmlp.recording import primitive
 from fmlp.serialization import load, load_metadata, save
 from fmlp.summary import summary
 from fmlp.training import EarlyStopping, FitResult, NonFiniteError, calibrate, evaluate, fit, on_plateau, predict
@@ -65,12 +67,14 @@ __all__ = [
     "check_vjp",
     "checkpoint",
     "differentiable",
+    "disable_jit",
     "distributed",
     "evaluate",
     "files",
     "fit",
     "grad",
     "initializers",
+    "jit",
     "layers",
     "load",
     "load_metadata",
@@ -80,6 +84,7 @@ __all__ = [
     "on_plateau",
     "optim",
     "predict",
+    "primitive",
     "random",
     "save",
     "schedules",

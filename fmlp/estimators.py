@@ -650,10 +650,11 @@ def _regularized(net: Layer, loss: Callable[..., Any], factor: float, slope: flo
     def penalized(prediction: Any, y: Any, *, weight: Any = None) -> tuple[Any, Any]:
         output, ws, weight = prediction
         value, pullback = loss_rule(output, y, **({} if weight is None else {"weight": weight}))
-        decay = alpha / (len(output) if weight is None else float(np.sum(weight)) or 1.0)
+        total: Any = np.float64(len(output)) if weight is None else np.sum(weight).astype(np.float64) or np.float64(1)
+        decay = (alpha / total).astype(output.dtype)
 
         def with_decay(d: Any) -> Any:
-            yield next(iter(pullback(slope * d))), [d * decay * w for w in ws]
+            yield next(iter(pullback(slope * d))), [d * decay * w for w in ws], None
             yield None
 
         return factor * value + decay / 2 * sum(np.vdot(w, w) for w in ws), with_decay

@@ -254,7 +254,7 @@ def _mean(values: Array, weight: Any, derivative: Callable[[], Array], factor: f
     w = array_of_numbers("weight", weight).astype(np.float64, copy=False)
     if w.shape != (n,):
         raise ValueError(f"weight: expected shape ({n},), one per row, got {w.shape}")
-    total = float(w.sum())
+    total = w.sum()
     if not (w.min() >= 0 and total < inf):  # NaN is neither
         raise ValueError(f"weight: expected finite numbers of at least 0, got values from {w.min()} to {w.max()}")
     shares = (w / (total * (values.size // n) or 1.0)).astype(values.dtype)

@@ -100,6 +100,7 @@ class Tape:
         self.constants: list[tuple[Any, Any]] = []
         self.refusal = ""
         self.open = True
+        self.erred = False  # the function met an exception, and will perhaps not the next time
 
     def stand_in(self, array: Any, root: int | None = None) -> StandIn:
         """Make the stand-in of a new value."""
@@ -142,13 +143,14 @@ class Tape:
             # The operands are locked, so that a function that writes to one, unknown to us, raises.
             result = f(*unwrapped(args, locked=True), **unwrapped(kwargs, locked=True))
             arrays = result if isinstance(result, tuple | list) else [result]
-            operands = [self.values[i] for i in sorted({*indices((refs, settings))})]
-            if any(_shares(array, operand.array) for array in arrays for operand in operands):
+            used = [*indices((refs, settings))]
+            if any(_shares(array, operand) for array in arrays for operand in leaves(unwrapped((args, kwargs)))):
                 result = f(*unwrapped(args), **unwrapped(kwargs))
         except Exception as error:
+            self.erred = True
             self.refuse(f"meets {type(error).__name__} ({error})")
             raise
-        return self._recorded(f, refs, settings, operands, result)
+        return self._recorded(f, refs, settings, used, result)
 
     def _target(self, f: Any, refs: Any, settings: dict[str, Any]) -> tuple[Ref | None, dict[str, Any]]:
         """Return the array that a call writes into, if it does, and the call's keyword arguments without `out`."""
@@ -167,7 +169,7 @@ class Tape:
             raise self.refuse("writes into an argument, or a read-only array", "work on a copy")
         return target, {name: value for name, value in settings.items() if name != "out"}
 
-    def _recorded(self, f: Any, refs: Any, settings: dict[str, Any], operands: list[Value], result: Any) -> Any:
+    def _recorded(self, f: Any, refs: Any, settings: dict[str, Any], used: list[int], result: Any) -> Any:
         """Record a call that returned `result`, and return what stands for it."""
         if type(result) is bool:  # such as np.array_equal: what it says is checked at each replay
             truth = self.stand_in(np.bool_(result))
@@ -178,12 +180,12 @@ class Tape:
         for array in result if many else [result]:
             if type(array) is not np.ndarray and not isinstance(array, np.generic):
                 raise self.refuse(f"reads {_named(array)} by {name_of(f)}", "let NumPy work with the array itself")
-            same = next((v for v in operands if v.array is array), None)
-            if same is not None and not many:
-                if [*indices((refs, settings))].count(index := self.values.index(same)) > 1:
+            same = [i for i in used if self.values[i].array is array]
+            if same and not many:
+                if len(same) > 1:
                     raise self.refuse(f"writes into an operand of {name_of(f)}", "name it: out=")
-                return StandIn(self, index, array)
-            root = next((v.root for v in operands if _shares(array, v.array)), None)
+                return StandIn(self, same[0], array)
+            root = next((self.values[i].root for i in used if _shares(array, self.values[i].array)), None)
             roots.add(root is None)
             stand_ins.append(self.stand_in(array, root))
         if len(roots) > 1:
@@ -199,10 +201,10 @@ class Tape:
         return truth
 
     def _add(self, form: str, f: Any, args: Any, kwargs: dict[str, Any], results: tuple[int, ...]) -> None:
-        for constant in _leaves((args, kwargs)):
+        for constant in leaves((args, kwargs)):
             if isinstance(constant, np.ndarray) and not any(constant is known for known, _ in self.constants):
                 self.constants.append((constant, constant.copy()))
-        self.calls.append(Call(form, f, args, kwargs, results, np.geterr(), _place(), _line()))
+        self.calls.append(Call(form, f, args, kwargs, results, _settings(), _place(), _line()))
 
 
 class StandIn(NDArrayOperatorsMixin):
@@ -307,26 +309,27 @@ def name_of(f: Any) -> str:
     return owner + str(getattr(f, "__name__", f))
 
 
-def mapped(f: Callable[[StandIn], Any], value: Any) -> Any:
-    """Apply `f` to the stand-ins in nested arguments or results."""
-    if type(value) is StandIn:
+def mapped(f: Callable[[Any], Any], value: Any, kind: type = StandIn) -> Any:
+    """Apply `f` to the leaves of one kind in nested arguments or results."""
+    if type(value) is kind:
         return f(value)
     if type(value) is dict:
-        return {name: mapped(f, child) for name, child in value.items()}
+        return {name: mapped(f, child, kind) for name, child in value.items()}
     if isinstance(value, tuple | list):
-        children = [mapped(f, child) for child in value]
+        children = [mapped(f, child, kind) for child in value]
         return type(value)(*children) if hasattr(value, "_fields") else type(value)(children)
     return value
 
 
 def unwrapped(value: Any, *, locked: bool = False) -> Any:
-    """Put the arrays themselves in place of their stand-ins."""
-    return mapped(lambda x: _locked(x._value) if locked else x._value, value)
+    """Put the arrays themselves in place of their stand-ins; `locked` makes all of them read-only."""
+    value = mapped(lambda x: x._value, value)
+    return mapped(_locked, value, np.ndarray) if locked else value
 
 
 def indices(value: Any) -> Iterator[int]:
     """List the values that recorded arguments or results refer to."""
-    return (leaf.at for leaf in _leaves(value) if type(leaf) is Ref)
+    return (leaf.at for leaf in leaves(value) if type(leaf) is Ref)
 
 
 def _tape_of(values: Iterable[Any]) -> Tape | None:
@@ -338,13 +341,14 @@ def _tape_of(values: Iterable[Any]) -> Tape | None:
     return None
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def leaves(value: Any) -> Iterator[Any]:
+    """List the leaves of nested arguments or results."""
     if type(value) is dict:
         for child in value.values():
-            yield from _leaves(child)
+            yield from leaves(child)
     elif type(value) is not Ref and type(value) is not StandIn and isinstance(value, tuple | list):
         for child in value:
-            yield from _leaves(child)
+            yield from leaves(child)
     else:
         yield value
 
@@ -414,6 +418,17 @@ def _place() -> str:
     return "/".join([*filter(None, layers[::-1])]) or function
 
 
+class _Silent:
+    """Takes the messages of a mode of NumPy's errors that nobody sets: whatever else is set, the function has set."""
+
+    def write(self, message: str) -> None:
+        """Take a message."""
+
+
+def _settings() -> dict[str, Any]:
+    return {name: mode for name, mode in np.geterr().items() if mode != "log"}
+
+
 def recorded(f: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Tape, list[int], Any]:
     """Record ``f(*args, **kwargs)``: the tape, the values of the arrays among the arguments, and of the result.
 
@@ -434,11 +449,13 @@ def recorded(f: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Tape, list[
 
     result = None
     try:
-        result = f(*stand_in(args), **stand_in(kwargs))
+        with np.errstate(all="log", call=_Silent()):
+            result = f(*stand_in(args), **stand_in(kwargs))
         result = mapped(tape.ref, result)
     except Refused:
         pass
     except Exception as error:
-        tape.refuse(f"raises {type(error).__name__}")
+        tape.erred = True
+        tape.refuse(f"raises {type(error).__name__} ({error})")
     tape.close()
     return tape, inputs, result

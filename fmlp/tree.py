@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlp.checks import function, given
-from fmlp.recording import asarray
+from fmlp.recording import asarray, primitive
 
 Array = npt.NDArray[Any]
 Tree = Any
@@ -117,9 +117,7 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
     dtype = dtypes.pop() if len(dtypes) == 1 else np.result_type(*dtypes)
     if dtype.kind not in "fiubc":
         raise _no_numbers(tree)
-    vector = aligned(ends[-1], dtype)
-    if arrays:
-        np.concatenate(arrays, axis=None, out=vector)
+    vector = concatenated(arrays, dtype)
     shapes = [a.shape for a in arrays]
 
     def unravel(vector: Array) -> Tree:
@@ -129,6 +127,15 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
         return unflatten(tree, [vector[start:end].reshape(shape) for (start, end), shape in pieces])
 
     return vector, unravel
+
+
+@primitive
+def concatenated(arrays: list[Array], dtype: npt.DTypeLike) -> Array:
+    """Join the numbers of all arrays in one vector."""
+    vector = aligned(sum(a.size for a in arrays), dtype)
+    if arrays:
+        np.concatenate(arrays, axis=None, out=vector)
+    return vector
 
 
 def aligned(n: int, dtype: npt.DTypeLike) -> Array:

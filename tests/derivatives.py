@@ -298,11 +298,12 @@ def regularized(draw, part):
     from fmlp import estimators
 
     net = layers.serial(layers.Dense(3), layers.Tanh(), layers.Dropout(0.25), layers.Dense(2))
-    penalized, loss = estimators._regularized(net, losses.mse, draw(between(0.25, 2)), draw(between(0, 2)))
+    factor = draw(between(0.25, 2))
+    penalized, loss = estimators._regularized(net, losses.mse, factor, factor, draw(between(0, 2)))
     if part == "apply":
         return draw(call(penalized, (4,), numbers((3, 4))))
-    prediction = draw(numbers((3, 2))), [draw(numbers((4, 3))), draw(numbers((3, 2)))]
-    return Call(loss, (prediction, draw(numbers((3, 2)))), {"weight": draw(weights(3))}, 1)
+    prediction = draw(numbers((3, 2))), [draw(numbers((4, 3))), draw(numbers((3, 2)))], draw(weights(3))
+    return Call(loss, (prediction, draw(numbers((3, 2)))), {}, 1)
 
 
 @st.composite

@@ -35,6 +35,8 @@ FLOORS = [
     {"recording"},
     {"checks"},
     {"tree", "random", "files"},
+    {"planning"},
+    {"jit"},
     {"autodiff"},
     {"activations", "initializers", "losses", "metrics", "modes"},
     {"layers"},
@@ -118,6 +120,7 @@ def test_the_top_level_has_every_module_that_needs_no_optional_package():
         "summary",
         "batching",
         "checks",
+        "planning",
         "recording",
         "modes",
     }  # the name of a function, and none of a user's

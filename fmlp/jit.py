@@ -1,0 +1,315 @@
+"""Plan once, run many: `jit` records the NumPy calls of a function, and from then on repeats exactly these calls."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import numpy as np
+
+from fmlp.checks import function, given, integer
+from fmlp.planning import MISS, PASSES, Plan, planned
+from fmlp.recording import Ref, leaves, mapped, recorded, same_bits
+
+__all__ = ["Jitted", "disable_jit", "jit"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MOST = 16
+"""Structures of arguments whose plans a function keeps, and plans for one structure: for other paths, other threads."""
+MOST_BYTES = 1 << 28
+"""Memory of all plans of a function, unless one alone needs more."""
+
+_disabled: ContextVar[bool] = ContextVar("disabled", default=False)
+
+
+def jit(f: Callable[P, R], *, donate: int | tuple[int, ...] = ()) -> Jitted[P, R]:
+    """Plan `f` once, and replay the plan from then on: the same bits, without what Python does between NumPy's calls.
+
+    `f` is a pure function of trees of arrays, written with NumPy's functions. For each structure of arguments (shapes,
+    dtypes, and values that are no arrays) it runs once on stand-ins, which record the calls; these are then repeated
+    into memory that is allocated once. The results are new arrays, as those of `f`.
+
+    `donate` names positional arguments whose memory the results may take over, as `donate_argnums` in JAX: do not use
+    these arrays again.
+
+    Whatever cannot be recorded, such as ``float(x)``, makes `f` run as it is written; ``jitted.plan(*args)`` shows the
+    plan as Python source, or says why there is none. If `f` raises, or goes another way because of a value (as ``if
+    x.max() > 3`` does), the replay is thrown away and `f` itself decides. The first replays are compared with `f`: a
+    function that is not pure, which returns something else for the same arrays, runs as it is written, and a warning
+    says so once.
+
+    Raises TypeError when `f` is no function or `donate` no integer or tuple of integers, ValueError for a negative one.
+
+    >>> @jit
+    ... def distance(x, y):
+    ...     return np.sqrt(((x - y) ** 2).sum())
+    >>> distance(np.array([3.0, 0.0]), np.array([0.0, 4.0]))
+    np.float64(5.0)
+    """
+    return Jitted(f, donate)
+
+
+@contextmanager
+def disable_jit() -> Iterator[None]:
+    """Run jitted functions as they are written, to debug them.
+
+    >>> with disable_jit():
+    ...     jit(np.add)(1.0, 2.0)
+    np.float64(3.0)
+    """
+    token = _disabled.set(True)
+    try:
+        yield
+    finally:
+        _disabled.reset(token)
+
+
+class Jitted(Generic[P, R]):
+    """A function made by `jit`."""
+
+    __name__: str
+
+    def __init__(self, f: Callable[P, R], donate: int | tuple[int, ...] = (), passes: frozenset[str] = PASSES) -> None:
+        functools.update_wrapper(self, function("f", f), updated=())
+        self.__name__ = getattr(f, "__name__", type(f).__name__)
+        self._f, self._passes = f, passes
+        self._donate = tuple(integer("donate", i, 0) for i in (donate if isinstance(donate, tuple) else (donate,)))
+        self._cases: dict[Any, _Case] = {}
+        self._latest = _Case()
+        self._dropped = 0
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return what the function returns."""
+        if _disabled.get():
+            return self._f(*args, **kwargs)
+        case = self._latest
+        arrays = case.read(args, kwargs)
+        if arrays is None:
+            case, arrays = self._case(args, kwargs)
+            self._latest = case
+        tried: list[Plan] = []
+        try:
+            while plan := case.take():
+                tried.append(plan)
+                result = self._replayed(case, plan, arrays, args, kwargs)
+                if result is not MISS:
+                    return result  # type: ignore[no-any-return]
+        finally:
+            case.give_back(tried)
+        if case.failures == MOST or len(tried) == MOST:
+            return self._f(*args, **kwargs)
+        return self._recorded(case, args, kwargs)
+
+    def plan(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Show the plan for such arguments as Python source, or say why there is none. It may call the function."""
+        case, _ = self._case(args, kwargs)
+        if not case.plans and case.failures < MOST:
+            self._recorded(case, args, kwargs)
+        return case.plans[-1].source if case.plans else f"{self.__name__} runs as it is written: {case.why}"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copy and pickle it without its plans; one that a module holds by its name, as a function is."""
+        module = sys.modules.get(self.__module__)
+        if getattr(module, self.__name__, None) is self:
+            return self.__name__
+        return type(self), (self._f, self._donate, self._passes)
+
+    def __repr__(self) -> str:
+        """Show the name, as a function does."""
+        return f"<jitted {self.__module__}.{self.__name__}>"
+
+    def _case(self, args: Any, kwargs: Any) -> tuple[_Case, list[Any]]:
+        """Find the plans for arguments of such a structure, and list the arrays."""
+        arrays: list[Any] = []
+        donated: list[int] = []
+        structure: list[Any] = []
+        try:
+            for i, arg in enumerate((*args, kwargs)):
+                start = len(arrays)
+                structure.append(_structure(arg, arrays))
+                if i in self._donate and i < len(args):
+                    donated += range(start, len(arrays))
+        except TypeError as error:
+            return _Case(refusal=str(error)), arrays
+        alone = _alone(arrays, donated)
+        key = (*structure, alone)
+        case = self._cases.pop(key, None)
+        if case is None:
+            if self._dropped >= MOST:
+                return _Case(refusal="the structure of its arguments changes all the time"), arrays
+            case = _Case(_reader(args, kwargs, donated, alone), donated if alone else [])
+        self._cases[key] = case  # the last one is the one used last
+        sizes = {key: sum(plan.nbytes for plan in case.plans) for key, case in self._cases.items()}
+        while len(sizes) > MOST or (len(sizes) > 1 and sum(sizes.values()) > MOST_BYTES):
+            oldest = next(iter(sizes))
+            del sizes[oldest]
+            self._dropped += not self._cases.pop(oldest).replayed
+        return case, arrays
+
+    def _replayed(self, case: _Case, plan: Plan, arrays: Any, args: Any, kwargs: Any) -> Any:
+        """Replay a plan; MISS if it does not hold for these arrays. The first replays are checked."""
+        if not plan.checks:
+            return plan.run(*arrays)
+        replay = plan.run(*[array.copy() if i in plan.taken else array for i, array in enumerate(arrays)])
+        if replay is MISS:
+            return MISS
+        result = self._f(*args, **kwargs)
+        plan.checks -= 1
+        case.replayed = True
+        return self._compared(case, replay, result, args, kwargs)
+
+    def _recorded(self, case: _Case, args: Any, kwargs: Any) -> R:
+        """Record and plan the function, and return what it returns as it is written."""
+        tape, inputs, refs = recorded(self._f, args, kwargs)
+        result = self._f(*args, **kwargs)
+        if why := tape.refusal or _kept(refs):
+            case.refuse(why, for_good=not tape.erred)
+            return result
+        self._compared(case, mapped(lambda ref: tape.values[ref.at].array, refs, Ref), result, args, kwargs)
+        if not case.why:
+            case.plans.append(planned(tape, inputs, refs, [inputs[i] for i in case.donated], self._passes))
+        return result
+
+    def _compared(self, case: _Case, replay: Any, result: R, args: Any, kwargs: Any) -> R:
+        """Return the result of the function; if a replay gives another one, there are no more replays."""
+        if not same_bits(replay, result):
+            case.refuse(f"{_impurity(self._f, args, kwargs)} gives something else for the same arguments")
+            warnings.warn(f"fmlp.jit: {self.__name__} is not pure, and runs as it is written: {case.why}", stacklevel=4)
+        return result
+
+
+class _Case:
+    """The plans for arguments of one structure, one for each path taken so far, or `why` there are none.
+
+    A plan in use is not among `plans`: no other thread, nor a forked process, ever meets its memory half written.
+    """
+
+    def __init__(
+        self, read: Callable[..., Any] = lambda args, kwargs: None, donated: Sequence[int] = (), refusal: str = ""
+    ) -> None:
+        self.read, self.donated, self.why = read, donated, refusal
+        self.plans: list[Plan] = []
+        self.failures = MOST if refusal else 0
+        self.replayed = False
+
+    def take(self) -> Plan | None:
+        """Take the plan that was used last."""
+        try:
+            return self.plans.pop()
+        except IndexError:
+            return None
+
+    def give_back(self, plans: list[Plan]) -> None:
+        """Put back the plans that were taken, unless the function has turned out not to be pure."""
+        if plans and (self.failures < MOST or not self.why):
+            self.plans += plans
+
+    def refuse(self, why: str, *, for_good: bool = True) -> None:
+        """Note why there is no plan."""
+        self.why = why
+        self.failures = MOST if for_good else self.failures + 1
+        if for_good:
+            self.plans.clear()
+
+
+def _structure(value: Any, arrays: list[Any]) -> Any:
+    """Return what a plan takes for granted in an argument, and list its arrays; TypeError if it holds anything else."""
+    kind = type(value)
+    if kind is np.ndarray or isinstance(value, np.generic):
+        if value.dtype.kind not in "biufc" or not value.dtype.isnative:
+            raise TypeError(f"among its arguments is an array of dtype {value.dtype}")
+        arrays.append(value)
+        return kind, value.dtype, value.shape, value.strides
+    if kind is dict:
+        if not all(type(name) is str for name in value):
+            raise TypeError("among its arguments is a dict whose keys are no strings")
+        return kind, *[(name, _structure(child, arrays)) for name, child in value.items()]
+    if kind in (tuple, list) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+        return kind, *[_structure(child, arrays) for child in value]
+    if value is None or kind in (bool, int, str, bytes):
+        return kind, value
+    if kind in (float, complex):
+        return kind, repr(value)
+    raise TypeError(f"among its arguments is {given(value)}, a {kind.__name__}")
+
+
+def _reader(args: Any, kwargs: Any, donated: list[int], alone: bool) -> Callable[..., Any]:
+    """Write the function that lists the arrays of arguments of this structure, and returns None for another."""
+    scope: dict[str, Any] = {"alone": _alone, "array": np.ndarray}
+    lines, arrays = ["def read(args, kwargs):"], []
+
+    def expect(condition: str) -> None:
+        lines.append(f"    if not ({condition}): return None")
+
+    def constant(value: Any) -> str:
+        name = f"c{len(scope)}"
+        scope[name] = value
+        return name
+
+    def visit(text: str, value: Any) -> None:
+        here, kind = f"x{len(lines)}", type(value)
+        lines.append(f"    {here} = {text}")
+        if isinstance(value, np.ndarray | np.generic):
+            arrays.append(here)
+            expect(f"type({here}) is {constant(kind)} and {here}.dtype is {constant(value.dtype)}")
+            if kind is np.ndarray:
+                expect(f"{here}.shape == {value.shape} and {here}.strides == {value.strides}")
+        elif kind is dict:
+            expect(f"type({here}) is dict and [*{here}] == {[*value]}")
+            for name, child in value.items():
+                visit(f"{here}[{name!r}]", child)
+        elif isinstance(value, tuple | list):
+            expect(f"type({here}) is {constant(kind)} and len({here}) == {len(value)}")
+            for i, child in enumerate(value):
+                visit(f"{here}[{i}]", child)
+        elif value is None or kind is bool:
+            expect(f"{here} is {value}")
+        elif kind in (int, str, bytes) or (kind is float and value):
+            expect(f"type({here}) is {kind.__name__} and {here} == {constant(value)}")
+        else:
+            expect("False")  # 0.0 == -0.0
+
+    visit("args", args)
+    visit("kwargs", kwargs)
+    everything = f"({', '.join(arrays)}{',' * (len(arrays) == 1)})"
+    if donated:
+        expect(f"alone({everything}, {constant(donated)}) is {alone}")
+    lines.append(f"    return {everything}")
+    exec("\n".join(lines), scope)
+    return scope["read"]  # type: ignore[no-any-return]
+
+
+def _alone(arrays: Sequence[Any], donated: list[int]) -> bool:
+    """Tell whether the donated arrays can be written without changing any other of the arrays."""
+    owners = [array if array.base is None else array.base for array in arrays]
+    memory = [id(owner) for owner in owners]
+    mine = [memory[i] for i in donated if type(arrays[i]) is np.ndarray]
+    return len({*mine}) == len(mine) == sum(map(memory.count, mine)) and all(
+        arrays[i].flags.writeable and type(owners[i]) is np.ndarray for i in donated
+    )
+
+
+def _kept(result: Any) -> str:
+    """Say what in a result no plan can make anew, if there is anything."""
+    for leaf in leaves(result):
+        plain = type(leaf) in (Ref, np.ndarray, type(None), bool, int, float, complex, str, bytes)
+        if not plain and not isinstance(leaf, np.generic):
+            return f"it returns {given(leaf)}, a {type(leaf).__name__}"
+    return ""
+
+
+def _impurity(f: Callable[..., Any], args: Any, kwargs: Any) -> str:
+    """Name the first call that differs between two recordings."""
+    (one, _, _), (other, _, _) = (recorded(f, args, kwargs) for _ in range(2))
+    for a, b in zip(one.calls, other.calls, strict=False):
+        arrays, others = ([tape.values[i].array for i in call.results] for tape, call in ((one, a), (other, b)))
+        if a.f is not b.f or not same_bits((a.args, a.kwargs, arrays), (b.args, b.kwargs, others)):
+            return f"{a.place} ({a.line})"
+    return "it"

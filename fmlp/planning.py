@@ -1,0 +1,335 @@
+"""Planning: a recording as a Python function that repeats its calls into the same memory.
+
+Most arrays of a plan lie in memory that is allocated once, when the plan is made. Only what leaves it is made anew by
+each replay. Three passes, none of which changes a bit, spare work: "needed" drops the calls whose results nobody reads,
+"reuse" gives memory to another array as soon as its last reader is done, "in_place" lets an element-wise result take
+the memory of an operand that dies, and "joined" lets the parts of a vector be written where the vector will have them.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fmlp.recording import Call, Ref, Tape, indices, mapped, name_of
+from fmlp.tree import Array, aligned, concatenated
+
+__all__: list[str] = []
+
+PASSES = frozenset({"needed", "reuse", "in_place", "joined"})
+
+MISS = object()
+"""What a replay returns that met another path than the recorded one, or an error."""
+
+
+@dataclass
+class Plan:
+    """``run(*arrays)`` repeats the calls; it takes over the memory of those arrays whose positions are in `taken`."""
+
+    run: Callable[..., Any]
+    source: str
+    nbytes: int
+    taken: frozenset[int]
+    checks: int = 2
+    """Replays still to be compared with the function itself."""
+
+
+def planned(tape: Tape, inputs: list[int], result: Any, donated: Iterable[int], passes: frozenset[str]) -> Plan:
+    """Plan a recording of `result`, given the values of its arguments, and those of them that may be written."""
+    return _Planner(tape, inputs, result, donated, passes).plan()
+
+
+def _needed(tape: Tape, result: Any) -> list[Call]:
+    """Drop the calls whose results nobody reads."""
+    roots = [value.root for value in tape.values]
+    values = {*indices(result)}
+    memory, kept = {roots[i] for i in values}, []
+    for call in reversed(tape.calls):
+        results = {i if call.form == "view" else roots[i] for i in call.results}
+        if call.form == "guard" or results & (values if call.form == "view" else memory):
+            memory -= results if call.form == "new" else set()
+            operands = {*indices((call.args, call.kwargs))}
+            values |= operands
+            memory |= {roots[i] for i in operands}
+            kept.append(call)
+    return kept[::-1]
+
+
+class _Planner:
+    """Decides where each array of a recording lies, and writes the calls as source."""
+
+    def __init__(
+        self, tape: Tape, inputs: list[int], result: Any, donated: Iterable[int], passes: frozenset[str]
+    ) -> None:
+        self.values, self.inputs, self.result, self.passes = tape.values, inputs, result, passes
+        self.calls = _needed(tape, result) if "needed" in passes else tape.calls
+        self.scope: dict[str, Any] = {"errstate": np.errstate, "MISS": MISS}
+        self.nbytes = 0
+        self.memory: dict[int, Any] = {}  # by value: what lies in the plan's own memory
+        self.home = {value.root: value.root for value in self.values}  # by root: whose memory it takes over
+        self.last: dict[int, int] = {}  # by home: the last call that reads or writes it
+        for at, call in enumerate(self.calls):
+            for i in (*indices((call.args, call.kwargs)), *call.results):
+                self.last[self.values[i].root] = at
+        for i in indices(result):
+            self.last[self.values[i].root] = len(self.calls)
+        constants = [array for array, _ in tape.constants]
+        self.donated = {
+            i for i in donated if not any(np.may_share_memory(self.values[i].array, array) for array in constants)
+        }
+        # From this call on nothing can fail, so that donated memory may be written.
+        self.safe = max((at + 1 for at, call in enumerate(self.calls) if self._can_fail(call)), default=0)
+
+    def plan(self) -> Plan:
+        """Run the passes and write the source."""
+        if "in_place" in self.passes:
+            self._take_over()
+        homes = {self.home[self.values[i].root] for i in indices(self.result)}
+        made = {i: call for call in self.calls if call.form == "new" for i in call.results}
+        self.own = {i for i, call in made.items() if self.home[i] == i and i not in homes and self._placeable(call)}
+        self.within = self._joined() if "joined" in self.passes else {}
+        self._allocate()
+        source = self._source()
+        exec(compile(source, "<plan>", "exec"), self.scope)
+        taken = frozenset(self.inputs.index(home) for i, home in self.home.items() if home != i and home in self.inputs)
+        return Plan(self.scope["plan"], source, self.nbytes, taken)
+
+    def _placeable(self, call: Call) -> bool:
+        """Tell whether a call can write its result where it is told, bit for bit the same."""
+        f, name = call.f, name_of(call.f)
+        if len(call.results) != 1 or not isinstance(self.values[call.results[0]].array, np.ndarray):
+            return False
+        if isinstance(f, np.ufunc):
+            return "where" not in call.kwargs
+        if f is np.dot or name == ".dot()":
+            return len(call.args) == 2 and not call.kwargs
+        if f is concatenated:
+            return all(type(part) is Ref for part in call.args[0])
+        return name == ".copy()" or (name == ".astype()" and call.kwargs.keys() <= {"dtype", "copy"})
+
+    def _can_fail(self, call: Call) -> bool:
+        """Tell whether a replay of the call may raise, or go another way."""
+        if call.form == "guard" or "raise" in call.errors.values():
+            return True
+        sure = self._placeable(call) or isinstance(getattr(call.f, "__self__", call.f), np.ufunc)
+        return call.form == "new" and not sure and name_of(call.f).strip(".()") not in _SURE
+
+    # ------------------------------------------------------------------------------------- memory
+
+    def _home(self, i: int) -> int:
+        return self.home[self.values[i].root]
+
+    def _take_over(self) -> None:
+        """Let element-wise results take over the memory of an operand that nobody reads any more."""
+        for at, call in enumerate(self.calls):
+            if call.form != "new" or not self._placeable(call) or getattr(call.f, "signature", "") is not None:
+                continue
+            result = self.values[call.results[0]].array
+            operands = {*indices(call.args)}
+            for i in sorted(operands, key=lambda i: (self._home(i) not in self.donated, i)):
+                home, array = self._home(i), self.values[i].array
+                mine = home not in self.inputs or (home in self.donated and at >= self.safe)
+                alone = all(j == i or self._home(j) != home for j in operands)
+                whole = i == self.values[i].root and _layout(array) == _layout(result)
+                if mine and alone and whole and self.last[home] == at:
+                    self.home[call.results[0]] = home
+                    self.last[home] = self.last[call.results[0]]
+                    break
+
+    def _joined(self) -> dict[int, tuple[int, int]]:
+        """Say which arrays lie within the vector that joins them, and from which number on."""
+        within = {}
+        for at, call in enumerate(self.calls):
+            if call.f is concatenated and call.results[0] in self.own:
+                vector, start = call.results[0], 0
+                for i in indices(call.args[0]):
+                    array = self.values[i].array
+                    fits = array.flags.c_contiguous and array.dtype == self.values[vector].array.dtype
+                    if fits and i in self.own and i not in within and self.last[i] == at:
+                        within[i] = vector, start
+                    start += array.size
+        return within
+
+    def _allocate(self) -> None:
+        """Give each array of the plan's own its memory, and work out the views of it once."""
+        free: list[Array] = []
+        blocks: dict[int, Array] = {}
+
+        def place(i: int) -> None:
+            if i in self.within:
+                vector, start = self.within[i]
+                if vector not in self.memory:
+                    place(vector)
+                array = self.values[i].array
+                self.memory[i] = self.memory[vector][start : start + array.size].reshape(array.shape)
+                return
+            size = max(self.values[i].array.nbytes, 1)
+            fitting = [block for block in free if size <= block.nbytes <= 4 * size]
+            blocks[i] = min(reversed(fitting), key=lambda block: block.nbytes) if fitting else aligned(size, np.uint8)
+            if fitting:
+                free[:] = [block for block in free if block is not blocks[i]]
+            else:
+                self.nbytes += size
+            array = self.values[i].array
+            self.memory[i] = np.ndarray(array.shape, array.dtype, blocks[i], 0, array.strides)
+
+        for at, call in enumerate(self.calls):
+            for i in call.results:
+                if i in self.own and i not in self.memory:
+                    place(i)
+                elif call.form == "new" and self.home[i] in self.memory:
+                    self.memory[i] = self.memory[self.home[i]]
+            if call.form == "view" and all(i in self.memory for i in indices((call.args, call.kwargs))):
+                args, kwargs = (mapped(lambda ref: self.memory[ref.at], a, Ref) for a in (call.args, call.kwargs))
+                result = call.f(*args, **kwargs)
+                self.memory |= zip(call.results, result if isinstance(result, tuple | list) else [result], strict=True)
+            if "reuse" in self.passes:
+                free += [blocks.pop(home) for home in [*blocks] if self.last[home] <= at]
+
+    # ------------------------------------------------------------------------------------- source
+
+    def _source(self) -> str:
+        """Write the calls as source: those before `safe` within a try, since whatever goes wrong there, f will tell."""
+        head, tail = self._block(self.calls[: self.safe]), self._block(self.calls[self.safe :])
+        tail.append(f"return {self._returned(self.result)}")
+        if not any(self.home[i] in self.donated for i in self.home if self.home[i] != i):
+            head, tail = [*head, *tail], []
+        lines = ["try:", *_indented(head or ["pass"]), "except Exception:", "    return MISS", *tail]
+        arguments = ", ".join(f"v{i}" for i in self.inputs)
+        return "\n".join([f"def plan({arguments}):", *_indented(lines), ""])
+
+    def _block(self, calls: list[Call]) -> list[str]:
+        lines: list[str] = []
+        errors: Any = {}
+        for call in calls:
+            text = self._call(call)
+            if not text:
+                continue
+            if call.form not in ("view", "guard") and call.errors != errors:
+                errors = call.errors
+                if errors:
+                    lines.append(f"with errstate({', '.join(f'{k}={v!r}' for k, v in errors.items())}):")
+            shapes = ", ".join(str(self.values[i].array.shape) for i in call.results)
+            lines.append(f"{'    ' * bool(errors)}{text:<50}  # {call.place} {shapes}".rstrip(" #"))
+        return lines
+
+    def _call(self, call: Call) -> str:
+        if call.form == "guard":
+            ref, truth = call.args
+            return f"if {'not ' if truth else ''}{self._text(ref)}: return MISS"
+        if call.form == "view" and all(i in self.memory for i in call.results):
+            return ""
+        if call.form == "into" or (call.form == "new" and (self._written(call) or call.results[0] in self.memory)):
+            return self._write(call, self._text(Ref(call.results[0])))
+        several = "," if len(call.results) == 1 and call.f in _SEVERAL else ""
+        return f"{', '.join(f'v{i}' for i in call.results)}{several} = {self._expression(call)}"
+
+    def _written(self, call: Call) -> bool:
+        """Tell whether a new array takes over the memory of another."""
+        return any(self.home.get(i, i) != i for i in call.results)
+
+    def _write(self, call: Call, target: str) -> str:
+        """Write a call that writes its result where it is told."""
+        f, name = call.f, name_of(call.f)
+        args, kwargs = self._arguments(call)
+        if f is operator.setitem:
+            return f"{args[0]}[{self._index(call.args[1])}] = {args[2]}"
+        if f is concatenated:
+            return self._write_joined(call)
+        if name in (".astype()", ".copy()"):
+            return f"{self._name('copyto', np.copyto)}({target}, {args[0]}, 'unsafe')"
+        if isinstance(f, np.ufunc):
+            return f"{self._function(f)}({', '.join([*args, target, *kwargs])})"
+        if name.endswith(".at"):
+            return self._expression(call)
+        return self._expression(call, f"out={target}")
+
+    def _write_joined(self, call: Call) -> str:
+        """Copy the parts of a vector that do not lie there already."""
+        (vector,), start, copies = call.results, 0, []
+        for i in indices(call.args[0]):
+            array = self.values[i].array
+            if i not in self.within:
+                part = self._name(f"v{vector}_{start}", self.memory[vector][start : start + array.size])
+                copies.append(f"{part}[:] = {self._text(Ref(i))}.reshape(-1)")
+            start += array.size
+        return "; ".join(copies)
+
+    def _expression(self, call: Call, *more: str) -> str:
+        """Write a call that returns its result."""
+        name = name_of(call.f)
+        args, kwargs = self._arguments(call)
+        if call.f is operator.getitem:
+            return f"{args[0]}[{self._index(call.args[1])}]"
+        if call.f is operator.pow:
+            return f"{args[0]} ** {args[1]}"
+        if name.startswith("."):
+            return args[0] + (name[:-1] + ", ".join([*args[1:], *kwargs, *more]) + ")" if name.endswith(")") else name)
+        return f"{self._function(call.f)}({', '.join([*args, *kwargs, *more])})"
+
+    def _arguments(self, call: Call) -> tuple[list[str], list[str]]:
+        return [self._text(a) for a in call.args], [f"{k}={self._text(v)}" for k, v in call.kwargs.items()]
+
+    def _function(self, f: Any) -> str:
+        owner = getattr(f, "__self__", None)
+        if isinstance(owner, np.ufunc):
+            return f"{self._function(owner)}.{f.__name__}"
+        return self._name(getattr(f, "__name__", "f"), f)
+
+    def _name(self, name: str, value: Any) -> str:
+        """Name a value of the source's scope."""
+        while self.scope.setdefault(name, value) is not value:
+            name += "_"
+        return name
+
+    def _index(self, value: Any) -> str:
+        if isinstance(value, tuple) and value and type(value) is not Ref:
+            return ", ".join(map(self._index, value)) + ("," if len(value) == 1 else "")
+        if isinstance(value, slice):
+            parts = ["" if part is None else self._text(part) for part in (value.start, value.stop, value.step)]
+            return ":".join(parts[:2] if value.step is None else parts)
+        return self._text(value)
+
+    def _text(self, value: Any) -> str:
+        """Write an argument."""
+        if type(value) is Ref:
+            i = self._home(value.at) if value.at == self.values[value.at].root else value.at
+            return self._name(f"v{i}", self.memory[i]) if i in self.memory else f"v{i}"
+        if type(value) in (tuple, list):
+            inside = ", ".join(map(self._text, value))
+            return f"[{inside}]" if type(value) is list else f"({inside}{',' * (len(value) == 1)})"
+        if value is Ellipsis:
+            return "..."
+        if value is None or type(value) in (bool, int, str) or (type(value) is float and np.isfinite(value)):
+            return repr(value)
+        return self._name(f"c{len(self.scope)}", value)
+
+    def _returned(self, value: Any) -> str:
+        """Write the result: containers and arrays are made anew."""
+        if type(value) is dict:
+            return "{" + ", ".join(f"{self._text(k)}: {self._returned(v)}" for k, v in value.items()) + "}"
+        if type(value) is not Ref and isinstance(value, tuple | list):
+            inside = ", ".join(map(self._returned, value))
+            if type(value) is list:
+                return f"[{inside}]"
+            return f"{self._function(type(value))}({inside})" if hasattr(value, "_fields") else f"({inside},)"
+        return self._text(value) + (".copy('K')" if isinstance(value, np.ndarray) else "")
+
+
+_SURE = {"all", "any", "argmax", "argmin", "max", "mean", "min", "ones_like", "prod", "sum", "where", "zeros_like"}
+"""Functions and methods, besides ufuncs, that cannot fail if shapes and dtypes are as they were."""
+
+_SEVERAL = {np.split, np.array_split, np.atleast_1d, np.broadcast_arrays}
+"""Functions that return a list, even of one."""
+
+
+def _layout(array: Any) -> tuple[Any, ...]:
+    return array.shape, array.strides, array.dtype
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return ["    " + line for line in lines]
