@@ -54,7 +54,7 @@ _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: "i2", 0x0C: "i4", 0x0D: "f4", 0x0E: 
 _RADIUS, _NOISE = 4.5, 0.44  # of gaussian_classes; with ten classes the Bayes accuracy is near 60 %
 _LINE, _CELLS = 16 << 20, 1 << 20  # characters and cells of a CSV file's line at most; a file of zeros is one line
 _BOOLEANS = {"true": 1.0, "false": 0.0}
-_NAMELESS = re.compile(r"\s*|Unnamed: \d+|__index_level_\d+__")  # names of columns without one, an index most often
+_NAMELESS = re.compile(r"\s*|Unnamed: \d.*|__index_level_\d+__")  # names of columns without one, an index most often
 _RECIPE = 1  # goes up when gaussian_classes draws other numbers, so that no cache outlives its recipe
 
 
@@ -191,12 +191,11 @@ class Batches:
         pieces = [(piece, order) for file, order in zip(files, orders, strict=True) for piece in file.pieces()]
         self._pieces = pieces[rank::size]
         self.key: random.Key | None = None
-        # The first rows of all files decide on the dtypes, which so are the same for all ranks.
+        # The first rows of all files decide on the dtypes: each rank finds the same.
         *x, y = next((part for piece, order in pieces for part in piece.parts(order)), [np.zeros(1)] * 2)
-        self._dtypes = [_floating(x) if dtype is None else np.dtype(dtype)]
-        self._dtypes += (
-            [np.dtype(np.int64)] if y.dtype.kind in "biu" else [_floating([y])] if dtype is None else self._dtypes
-        )
+        self._dtypes = [_floating(x), _floating([y])] if dtype is None else [np.dtype(dtype)] * 2
+        if y.dtype.kind in "biu":
+            self._dtypes[1] = np.dtype(np.int64)
 
     def shuffled(self, key: random.Key) -> Batches:
         """Return the same batches in the random order that a key gives."""
@@ -247,7 +246,7 @@ def _orders(files: list[_Csv | _Parquet], label: str | int) -> list[list[int]]:
             raise FileFormatError(f"{file.path}: expected every column's name once, got {shown(again)} again")
         if sorted(file.names) != sorted(first.names) or file.width != first.width:
             raise FileFormatError(
-                f"{file.path}: expected the columns of {first.path.name}, {first.said()}; got {file.said()}"
+                f"{file.path}: expected the columns of {first.path.name}, {first.described()}; got {file.described()}"
             )
         order = [file.names.index(name) for name in first.names] or [*range(first.width)]
         orders.append([*order[:column], *order[column + 1 :], order[column]])
@@ -266,7 +265,7 @@ class _Parquet(NamedTuple):
     def width(self) -> int:
         return len(self.names)
 
-    def said(self) -> str:
+    def described(self) -> str:
         return _some(self.names)
 
     def pieces(self) -> Iterator[_Parquet]:
@@ -406,7 +405,7 @@ class _Csv(NamedTuple):
     hint: str
     """What an error in the first line adds."""
 
-    def said(self) -> str:
+    def described(self) -> str:
         return _some(self.names) or f"{self.width} columns without a header"
 
     def pieces(self) -> list[_Csv]:
@@ -764,7 +763,7 @@ def _cast(values: Array, dtype: np.dtype[Any], name: str) -> Array:
     if wrong.any():
         place = tuple(map(int, np.argwhere(wrong)[0]))
         what, advice = {
-            "int64": ("integers below 2**63", ""),
+            "int64": ("integers below 2**63" if values.dtype.kind == "u" else "integers, as in the first rows", ""),
             "float32": ("numbers that float32 holds", "; dtype=np.float64 keeps more of them"),
             "float64": ("numbers that float64 holds", "; subtract a constant from the column first"),
         }[dtype.name]

@@ -381,6 +381,7 @@ class TestHeader:
             (["\ufeff,0,1", "0,0.5,0"], "line 1, column 1: expected a name, got ''"),
             (["a, ,y", "0,0.5,0"], "line 1, column 2: expected a name, got ' '"),
             (["Unnamed: 0,a,y", "0,0.5,0"], "line 1, column 1: expected a name, got 'Unnamed: 0'"),
+            (["a,Unnamed: 0.1,y", "0,0.5,0"], "line 1, column 2: expected a name, got 'Unnamed: 0.1'"),
             (["a,y,__index_level_0__", "0.5,0,0"], "line 1, column 3: expected a name, got '__index_level_0__'"),
         ],
     )

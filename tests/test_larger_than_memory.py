@@ -292,7 +292,9 @@ def test_what_the_first_rows_did_not_tell_is_refused(tmp_path, kind):
     [(x, _)] = data.Batches(tmp_path, "y", dtype=np.float64)
     assert x.tolist() == [[1.5], [16777217]]
     write_shards(tmp_path, kind, {"a": [1.5], "y": [0]}, {"a": [2.5], "y": [0.5]})
-    with pytest.raises(fmlp.FileFormatError, match=r"a part of 'y': expected integers below 2\*\*63, got 0.5 at index"):
+    with pytest.raises(
+        fmlp.FileFormatError, match=r"a part of 'y': expected integers, as in the first rows, got 0.5 at index"
+    ):
         list(data.Batches(tmp_path, "y"))
     with pytest.raises(ValueError, match="dtype: expected float32 or float64, got 'float16'"):
         data.Batches(tmp_path, "y", dtype="float16")
