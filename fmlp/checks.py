@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeAlias, TypeVar
@@ -30,6 +31,7 @@ __all__ = [
     "path",
     "schedule",
     "shape_of_one",
+    "unmasked",
 ]
 
 
@@ -166,9 +168,20 @@ def array_of_numbers(name: str, values: Any) -> npt.NDArray[Any]:
         array: npt.NDArray[Any] = values if isinstance(values, np.ndarray) else np.asanyarray(values)
     except ValueError:
         raise ValueError(f"{name}: expected an array, got rows of different lengths") from None
+    unmasked(name, array)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name}: expected numbers, got {given(values) if array.ndim == 0 else f'dtype {array.dtype}'}")
     return array
+
+
+def unmasked(name: str, values: Any) -> Any:
+    """Return `values`, which must not be a masked array: NumPy's functions would read what is behind the mask."""
+    if "numpy.ma" in sys.modules and isinstance(values, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: expected an array without a mask, got a masked array of shape {values.shape}; leave out the "
+            "masked rows, or put a value in with .filled(value)"
+        )
+    return values
 
 
 def finite(name: str, values: Any) -> None:

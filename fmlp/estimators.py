@@ -59,7 +59,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fmlp import activations, losses, metrics, optim, random, training, tree
 from fmlp.autodiff import differentiable, objective, rule_of, value_and_grad
-from fmlp.checks import array_of_numbers, given, integer, number
+from fmlp.checks import array_of_numbers, given, integer, number, unmasked
 from fmlp.initializers import uniform
 from fmlp.layers import Activation, BatchNorm, Dense, Dropout, Layer, serial
 from fmlp.losses import Loss
@@ -279,12 +279,16 @@ class _MLP(BaseEstimator):
         return output
 
     def _validated(self, X: Any, **settings: Any) -> Any:
+        unmasked("X", X)
+        unmasked("y", settings.get("y"))
         return validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), **settings)
 
     def _row_weights(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> Any:
         weight, class_weight = None, self._class_weight()
         if sample_weight is not None:
-            weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+            weight = _check_sample_weight(
+                unmasked("sample_weight", sample_weight), X, dtype=np.float64, ensure_non_negative=True
+            )
         if class_weight is None:
             return weight
         if class_weight == "balanced" and incremental:
@@ -448,6 +452,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         return dict(zip(self.classes_.tolist(), weights.tolist(), strict=True))
 
     def _loss(self) -> tuple[Callable[..., Any], float, float]:
+        """Return the loss, and the factors of its value and of its gradient."""
         if self._trained_loss != "log_loss":
             return _named(_LOSSES, self._trained_loss), 1.0, 1.0
         if self.out_activation_ == "softmax":
@@ -509,6 +514,7 @@ class MLPRegressor(RegressorMixin, MultiOutputMixin, _MLP):
         return np.asarray(y, dtype).reshape(len(y), -1)
 
     def _loss(self) -> tuple[Callable[..., Any], float, float]:
+        """Return the loss, and the factors of its value and of its gradient: a squared error has scikit-learn's two."""
         if self._trained_loss == "squared_error":
             return losses.mse, 0.5, self.n_outputs_ / 2
         if self._trained_loss == "poisson":

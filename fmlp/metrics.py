@@ -32,7 +32,7 @@ from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, cast, 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fmlp.checks import array_of_numbers, choice, function, given, integer
+from fmlp.checks import array_of_numbers, choice, function, given, integer, unmasked
 
 Array: TypeAlias = NDArray[Any]
 Average: TypeAlias = Literal["macro", "micro", "weighted", "binary"]
@@ -383,7 +383,7 @@ def _columns(
 
 def _array(name: str, y: ArrayLike) -> Array:
     try:
-        return np.asarray(y)
+        return np.asarray(unmasked(name, y))
     except ValueError:
         raise ValueError(f"{name}: expected an array, got rows of different lengths") from None
 

@@ -888,6 +888,22 @@ def test_settings_at_the_edge_that_scikit_learn_takes(settings):
         module.MLPClassifier(max_iter=1, **settings).fit(x, y)
 
 
+def test_masked_arrays_are_refused():
+    x, y = digits(40)
+    hidden = [np.ma.masked_array(a, np.arange(a.size).reshape(a.shape) % 4 == 0) for a in (x, y, np.ones(40))]
+    model = MLPClassifier(max_iter=1).fit(x, y)
+    for name, call in (
+        ("X", lambda: model.fit(hidden[0], y)),
+        ("y", lambda: model.fit(x, hidden[1])),
+        ("sample_weight", lambda: model.fit(x, y, hidden[2])),
+        ("X", lambda: model.partial_fit(hidden[0], y)),
+        ("X", lambda: model.predict(hidden[0])),
+        ("X", lambda: model.predict_proba(hidden[0])),
+    ):
+        with pytest.raises(TypeError, match=f"^{name}: expected an array without a mask, got a masked array"):
+            call()
+
+
 def test_training_that_diverges_is_an_error():
     x, y = diabetes()
     for solver in ("sgd", "lbfgs"):

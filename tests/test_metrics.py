@@ -252,6 +252,19 @@ def test_the_arguments_are_not_written_to(metric):
 
 
 @pytest.mark.parametrize("metric", ALL, ids=name)
+def test_masked_arrays_are_refused(metric):
+    y = np.array([0, 1, 2])
+    hidden = np.ma.masked_array(y, [False, True, False])
+    refused = [("y_true", (hidden, y), {}), ("y_pred", (y, hidden), {})]
+    refused += [("weight", (y, y), {"weight": hidden})] if metric in WEIGHTED else []
+    for argument, args, keywords in refused:
+        with pytest.raises(
+            TypeError, match=rf"^{argument}: expected an array without a mask, .* \(3,\); leave out the"
+        ):
+            metric(*args, **keywords)
+
+
+@pytest.mark.parametrize("metric", ALL, ids=name)
 @pytest.mark.parametrize(
     ("t", "p"),
     [((3,), (4,)), ((3,), (3, 3)), ((0,), (0,)), ((), ()), ((2, 1, 1), (2, 1, 1)), ((3, 0), (3, 0))],
