@@ -234,19 +234,15 @@ class _Planner:
 
     def _write(self, call: Call, target: str) -> str:
         """Write a call that writes its result where it is told."""
-        f, name = call.f, name_of(call.f)
-        args, kwargs = self._arguments(call)
-        if f is operator.setitem:
-            return f"{args[0]}[{self._index(call.args[1])}] = {args[2]}"
-        if f is concatenated:
+        if call.f is operator.setitem:
+            x, at, value = call.args
+            return f"{self._text(x)}[{self._index(at)}] = {self._text(value)}"
+        if call.f is concatenated:
             return self._write_joined(call)
+        name = name_of(call.f)
         if name in (".astype()", ".copy()"):
-            return f"{self._name('copyto', np.copyto)}({target}, {args[0]}, 'unsafe')"
-        if isinstance(f, np.ufunc):
-            return f"{self._function(f)}({', '.join([*args, target, *kwargs])})"
-        if name.endswith(".at"):
-            return self._expression(call)
-        return self._expression(call, f"out={target}")
+            return f"{self._name('copyto', np.copyto)}({target}, {self._text(call.args[0])}, 'unsafe')"
+        return self._expression(call, *([] if name.endswith(".at") else [f"out={target}"]))
 
     def _write_joined(self, call: Call) -> str:
         """Copy the parts of a vector that do not lie there already."""

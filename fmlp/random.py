@@ -44,7 +44,6 @@ def key(seed: int) -> Key:
     return np.random.SeedSequence(integer("seed", seed, 0)).generate_state(3, np.uint64).astype(np.uint64, copy=False)
 
 
-@primitive
 def split(key: Key, n: int = 2) -> Key:
     """Make `n` independent keys, the rows of a uint64 array of shape (n, 3).
 
