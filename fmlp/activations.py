@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fmlp.autodiff import Differentiable, Pullback, differentiable
+from fmlp.autodiff import Differentiable, Pullback, differentiable, half_in_single
 from fmlp.checks import array_of_numbers, function, given, integer, number
 from fmlp.recording import asarray
 from fmlp.tree import Array
@@ -40,7 +40,8 @@ def elementwise(formula: Callable[..., Entry]) -> Differentiable[..., Array]:
     """
 
     function("formula", formula)
-    kinds = (float, int, str) if "str" in getattr(formula, "__annotations__", {}).values() else (float, int)
+    hints = map(str, getattr(formula, "__annotations__", {}).values())
+    kinds = (float, int, str) if any("str" in hint or "Literal" in hint for hint in hints) else (float, int)
 
     def plain(setting: Any, name: str = "settings") -> Any:
         """A NumPy number as a Python number, which leaves the dtype of the arrays it meets as it is."""
@@ -50,6 +51,7 @@ def elementwise(formula: Callable[..., Entry]) -> Differentiable[..., Array]:
         return setting
 
     @functools.wraps(formula)
+    @half_in_single
     def rule(x: Any, *args: Any, **kwargs: Any) -> tuple[Array, Pullback]:
         x = floating(x)
         if args or kwargs:
@@ -140,10 +142,10 @@ def elu(x: Array, alpha: float = 1.0) -> Entry:
 
     Clevert, Unterthiner and Hochreiter 2016, arXiv 1511.07289.
     """
-    e = np.exp(np.minimum(x, zeros_like(x)))
+    z = np.minimum(x, zeros_like(x))
     if alpha == 1:  # saves three passes
-        return np.maximum(x, e - 1), lambda: e
-    return np.maximum(x, 0) + alpha * (e - 1), lambda: np.where(x > 0, e, alpha * e)
+        return np.maximum(x, np.expm1(z)), lambda: np.exp(z)
+    return np.maximum(x, 0) + alpha * np.expm1(z), lambda: np.where(x > 0, 1, alpha * np.exp(z))
 
 
 @elementwise
@@ -153,8 +155,8 @@ def celu(x: Array, alpha: float = 1.0) -> Entry:
     Barron 2017, arXiv 1704.07483.
     """
     _require(0 < alpha < inf, f"alpha: expected a number in (0, inf), got {alpha}")
-    e = np.exp(clip(x, -FAR * alpha, 0) / alpha)
-    return np.maximum(x, 0) + alpha * np.expm1(clip(x, -FAR * alpha, 0) / alpha), lambda: e
+    z = clip(x, -FAR * alpha, 0) / alpha
+    return np.maximum(x, 0) + alpha * np.expm1(z), lambda: np.exp(z)
 
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
@@ -166,10 +168,10 @@ def selu(x: Array) -> Entry:
 
     Klambauer, Unterthiner, Mayr and Hochreiter 2017, arXiv 1706.02515.
     """
-    e = np.exp(np.minimum(x, 0))
+    z = np.minimum(x, 0)
     with np.errstate(over="ignore"):  # the largest numbers times s are infinite
-        y = SELU_SCALE * np.maximum(x, 0) + SELU_SCALE * SELU_ALPHA * (e - 1)
-    return y, lambda: SELU_SCALE * np.where(x > 0, e, SELU_ALPHA * e)
+        y = SELU_SCALE * np.maximum(x, 0) + SELU_SCALE * SELU_ALPHA * np.expm1(z)
+    return y, lambda: SELU_SCALE * np.where(x > 0, 1, SELU_ALPHA * np.exp(z))
 
 
 @elementwise
@@ -185,7 +187,7 @@ def gelu(x: Array, approximate: str = "none") -> Entry:
         from scipy.special import ndtr
 
         z = clip(x, -40, 40)
-        cdf = ndtr(z).astype(x.dtype, copy=False)
+        cdf = ndtr(z if x.itemsize <= 8 else z.astype(np.float64)).astype(x.dtype, copy=False)  # no wider one exists
         return np.maximum(x, -40) * cdf, lambda: cdf + z * np.exp(-0.5 * z * z) / sqrt(2 * pi)
     if approximate == "tanh":
         z = clip(x, -22, 22)  # there exp is 0 in float64 too
@@ -270,6 +272,7 @@ def threshold(x: Array, threshold: float, value: float) -> Entry:
 
 
 @differentiable
+@half_in_single
 def softmax(x: Any, axis: int = -1) -> tuple[Array, Pullback]:
     """``y = eˣ / Σ eˣ`` along `axis`; pullback ``y (dy - Σ dy y)``. ∞ counts as the largest finite number."""
     e = np.exp(_shifted(floating(x), axis))
@@ -282,6 +285,7 @@ def softmax(x: Any, axis: int = -1) -> tuple[Array, Pullback]:
 
 
 @differentiable
+@half_in_single
 def log_softmax(x: Any, axis: int = -1) -> tuple[Array, Pullback]:
     """``y = x - log Σ eˣ`` along `axis`; pullback ``dy - eʸ Σ dy``. ∞ counts as the largest finite number."""
     z = _shifted(floating(x), axis)
@@ -301,12 +305,12 @@ def clip(x: Array, low: float, high: float) -> Array:
 
 def zeros_like(x: Array) -> Any:
     """Return what np.minimum and np.maximum take for 0: an array, for then they use SIMD, unless it is too large."""
-    return _zeros(x.shape, x.dtype) if x.nbytes <= 1 << 20 else 0
+    return _zeros(x.dtype)[: x.size].reshape(x.shape) if x.nbytes <= 1 << 20 else 0
 
 
-@functools.lru_cache(maxsize=16)
-def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    zeros = np.zeros(shape, dtype)
+@functools.lru_cache(maxsize=4)
+def _zeros(dtype: np.dtype[Any]) -> Array:
+    zeros = np.zeros((1 << 20) // dtype.itemsize, dtype)
     zeros.flags.writeable = False
     return zeros
 

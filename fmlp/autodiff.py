@@ -118,6 +118,31 @@ def rule_of(f: Callable[..., Any], asker: str = "vjp") -> Callable[..., tuple[An
     )
 
 
+def half_in_single(rule: Callable[P, tuple[Y, Pullback]]) -> Callable[P, tuple[Y, Pullback]]:
+    """Have a rule work out float16, told by its first argument, in float32.
+
+    NumPy rounds float16 after every step, where a sum or a square soon overflows.
+    """
+
+    @functools.wraps(rule)
+    def wide(*args: P.args, **kwargs: P.kwargs) -> tuple[Y, Pullback]:
+        if not args or getattr(args[0], "dtype", None) != _HALF:
+            return rule(*args, **kwargs)
+        y, pullback = rule(*tree.cast(args, np.float32), **kwargs)
+        return narrowed(y), lambda dy: map(narrowed, pullback(tree.cast(dy, np.float32)))
+
+    return wide
+
+
+_HALF = np.dtype(np.float16)
+
+
+def narrowed(values: Tree) -> Any:
+    """Return numbers as float16, infinite where it has none that large."""
+    with np.errstate(over="ignore"):
+        return tree.map(lambda leaf: np.asarray(leaf).astype(_HALF)[()], values)
+
+
 def _pair(f: Callable[..., Any], returned: Any) -> tuple[Any, Pullback]:
     """Return what a rule returned, which must be (value, pullback)."""
     if type(returned) is not tuple or len(returned) != 2 or not callable(returned[1]):

@@ -23,7 +23,7 @@ from fmlp import activations, initializers, random
 from fmlp.autodiff import Differentiable, Pullback, differentiable, rule_of
 from fmlp.checks import given, hinting, integer, number, shape_of_one
 from fmlp.initializers import Initializer, constant, normal, ones, xavier_uniform, zeros
-from fmlp.modes import TINY, Calibration, Shard, mean_of, of_batch, over_batch, standardized
+from fmlp.modes import TINY, Calibration, Shard, mean_of, of_batch, over_batch, standardized, sum_of_rows
 from fmlp.random import Key
 from fmlp.recording import asarray
 from fmlp.tree import Array, Tree, leaves
@@ -87,7 +87,7 @@ def Dense(
             dy = _rows(dy)
             d = {"w": _rows(x).T.dot(dy)}
             if bias:
-                d["b"] = np.dot(_ones(len(dy), dy.dtype), dy)  # dy.sum(0), several times faster
+                d["b"] = sum_of_rows(dy, _times_ones)  # several times faster than adding
             yield d
             yield dy.dot(w.T).reshape(x.shape)
 
@@ -164,7 +164,6 @@ def BatchNorm(*, eps: float = 1e-5) -> Layer:
 
     @differentiable
     @_naming_parameters
-    @np.errstate(over="ignore")
     def batch_norm(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
         scale, mean, var = params["scale"], params["mean"], params["var"]
         if not scale.shape == params["bias"].shape == mean.shape == var.shape:
@@ -179,11 +178,13 @@ def BatchNorm(*, eps: float = 1e-5) -> Layer:
             raise ValueError("mean: never computed; call params = fmlp.calibrate(net, params, x) after training")
         else:
             r = 1 / np.sqrt(var + eps)
-            z = (x - mean) * r
-        y = scale * z + params["bias"]
+            with np.errstate(over="ignore"):
+                z = (x - mean) * r
+        with np.errstate(over="ignore"):
+            y = scale * z + params["bias"]
 
         def pullback(dy: Array) -> Iterator[Any]:
-            dbias, dscale = _rows(dy).sum(0), _rows(dy * z).sum(0)
+            dbias, dscale = sum_of_rows(_rows(dy)), sum_of_rows(_rows(dy * z))
             if train:
                 dmean, dvar = np.zeros_like(mean), np.zeros_like(var)
             else:
@@ -224,7 +225,7 @@ def LayerNorm(*, eps: float = 1e-5) -> Layer:
         z, r, _, _ = standardized(x, -1, eps)
 
         def pullback(dy: Array) -> Iterator[Any]:
-            yield {"scale": _rows(dy * z).sum(0), "bias": _rows(dy).sum(0)}
+            yield {"scale": sum_of_rows(_rows(dy * z)), "bias": sum_of_rows(_rows(dy))}
             dz = dy * scale
             yield r * (dz - mean_of(dz, -1) - z * mean_of(dz * z, -1))
 
@@ -328,7 +329,7 @@ def Prelu(num_parameters: int = 1, init: float = 0.25) -> Layer:
         negative = np.minimum(x, 0)
 
         def pullback(dy: Array) -> Iterator[Any]:
-            d = _rows(dy * negative).sum(0)
+            d = sum_of_rows(_rows(dy * negative))
             yield {"slope": d if num_parameters > 1 else d.sum(keepdims=True)}
             yield np.where(x > 0, dy, slope * dy)
 
@@ -670,6 +671,11 @@ def _naming_parameters(rule: Callable[..., tuple[Any, Pullback]]) -> Callable[..
 def _of_one_shape(params: Tree, *names: str) -> ValueError:
     shapes = ", ".join(f"{name} {params[name].shape}" for name in names)
     return ValueError(f"{names[0]}: expected parameters of one shape, got {shapes}")
+
+
+def _times_ones(x: Array) -> Array:
+    total: Array = _ones(len(x), x.dtype).dot(x) if x.ndim == 2 else _ones(x.shape[1], x.dtype) @ x
+    return total
 
 
 @functools.lru_cache(maxsize=16)

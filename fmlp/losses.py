@@ -19,14 +19,14 @@ finite; TypeError for what holds no numbers.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any
 
 import numpy as np
 
 from fmlp.activations import clip, floating, sigmoid, softmax
-from fmlp.autodiff import Differentiable, Pullback
+from fmlp.autodiff import Differentiable, Pullback, half_in_single
 from fmlp.checks import array_of_numbers, function, number
 from fmlp.recording import asarray
 from fmlp.tree import Array
@@ -109,8 +109,26 @@ def unbound(loss: Callable[..., Any]) -> Callable[..., Any]:
     return loss
 
 
+def _quiet(rule: Callable[..., tuple[Any, Pullback]]) -> Callable[..., tuple[Any, Pullback]]:
+    """Have a loss's rule work without warnings, and in float32 where it is given float16."""
+
+    @functools.wraps(rule)
+    @half_in_single
+    def quiet(*args: Any, **kwargs: Any) -> tuple[Any, Pullback]:
+        with np.errstate(over="ignore", invalid="ignore"):
+            value, pullback = rule(*args, **kwargs)
+
+        def quiet_pullback(dy: Any) -> Iterable[Any]:
+            with np.errstate(over="ignore", invalid="ignore"):
+                return pullback(dy)
+
+        return value, quiet_pullback
+
+    return quiet
+
+
 @loss()
-@np.errstate(over="ignore", invalid="ignore")
+@_quiet
 def mse(prediction: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback]:
     """Mean squared error: ``l = mean (p - y)²``; derivative ``2 (p - y) / width``.
 
@@ -122,7 +140,7 @@ def mse(prediction: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback
 
 
 @loss()
-@np.errstate(over="ignore", invalid="ignore")
+@_quiet
 def mae(prediction: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback]:
     """Mean absolute error: ``l = mean |p - y|``; derivative ``sign(p - y) / width``, 0 where they are equal."""
     d = _residual(prediction, y)
@@ -130,15 +148,14 @@ def mae(prediction: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback
 
 
 @loss()
-@np.errstate(over="ignore", invalid="ignore")
+@_quiet
 def huber(prediction: Array, y: Any, *, weight: Any = None, delta: float = 1.0) -> tuple[Any, Pullback]:
     """Huber's loss: ``d²/2`` for |d| ≤ delta, ``delta (|d| - delta/2)`` beyond; derivative d clipped to ±delta.
 
     Raises ValueError for a delta that is not positive. Huber 1964, "Robust estimation of a location parameter".
     """
-    if type(delta) is not float or not delta > 0:
-        delta = number("delta", delta, "(0, inf]")
     d = _residual(prediction, y)
+    delta = min(number("delta", delta, "(0, inf]"), float(np.finfo(d.dtype).max))  # ∞ - ∞ would be NaN
     c = clip(d, -delta, delta)
     return _mean(c * (d - 0.5 * c), weight, lambda: c)
 
@@ -151,9 +168,9 @@ def rate(output: Array) -> Array:
 
 
 @loss(predict=rate)
-@np.errstate(over="ignore", invalid="ignore")
+@_quiet
 def poisson(log_rate: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback]:
-    """Half the Poisson deviance of log-rates: ``l = mean (e^z - y z + y log y - y)``; derivative ``e^z - y``.
+    """Half the Poisson deviance of log-rates: ``l = mean (e^z - y + y (log y - z))``; derivative ``e^z - y``.
 
     `y` is a count, or any number at least 0; raises ValueError below. It is 0 where the rate is y.
 
@@ -165,11 +182,12 @@ def poisson(log_rate: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullba
     if not y.min(initial=0) >= 0 and not (y := _counted(y, weight)).min() >= 0:
         raise ValueError(f"y: expected numbers of at least 0, got {y.min()}")
     e = np.exp(z)
-    return _mean(e - y * z + y * np.log(np.where(y > 0, y, 1)) - y, weight, lambda: e - y)
+    excess = _product(y, np.log(np.where(y > 0, y, 1)) - z)
+    return _mean(e - y + np.maximum(excess, np.finfo(z.dtype).min), weight, lambda: e - y)  # ∞ - ∞ would be NaN
 
 
 @loss(predict=positive, probabilities=sigmoid)
-@np.errstate(over="ignore", invalid="ignore")
+@_quiet
 def binary_cross_entropy(logits: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback]:
     """Cross-entropy of Bernoulli logits: ``l = mean (max(z, 0) - z y + log(1 + e^-|z|))``; derivative ``σ(z) - y``.
 
@@ -182,12 +200,12 @@ def binary_cross_entropy(logits: Array, y: Any, *, weight: Any = None) -> tuple[
     y = _aligned(z, y)
     if not _within(y, 0, 1) and not _within(y := _counted(y, weight), 0, 1):
         raise ValueError(f"y: expected labels 0 and 1, or probabilities; got values from {y.min()} to {y.max()}")
-    rows = np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
+    rows = _product(np.where(z > 0, 1 - y, y), np.abs(z)) + np.log1p(np.exp(-np.abs(z)))
     return _mean(rows, weight, lambda: sigmoid(z) - y)
 
 
 @loss(predict=argmax, probabilities=softmax)
-@np.errstate(over="ignore", invalid="ignore")
+@_quiet
 def cross_entropy(logits: Array, y: Any, *, weight: Any = None, label_smoothing: float = 0.0) -> tuple[Any, Pullback]:
     """Cross-entropy of softmax logits, fused: ``l = log Σ eᶻ - Σ q z``; derivative ``softmax(z) - q``.
 
@@ -206,24 +224,27 @@ def cross_entropy(logits: Array, y: Any, *, weight: Any = None, label_smoothing:
     if type(label_smoothing) is not float or not 0 <= label_smoothing <= 1:
         label_smoothing = number("label_smoothing", label_smoothing, "[0, 1]")
     n, k = logits.shape
-    y = asarray(y) if isinstance(y, np.ndarray) else asarray(array_of_numbers("y", y))
+    y = asarray(array_of_numbers("y", y))
     if y.dtype.kind in "iu" and y.shape == (n, 1):  # a column is a vector
         y = y[:, 0]
-    z = logits.T.copy()  # classes first: NumPy reduces over the long, contiguous axis much faster
-    z -= z.max(0)
-    if label_smoothing or y.ndim > 1:
-        np.maximum(z, np.finfo(z.dtype).min, out=z)  # 0 · -∞ would be NaN
-    e = np.exp(z)
+    # Classes first: NumPy reduces over the long, contiguous axis much faster. Halves, because differences may overflow.
+    half = 0.5 * logits.T.copy()
+    top = half.max(0)
+    half = np.where(half == top, 0, half - top)  # ∞ - ∞ would be NaN
+    e = np.exp(2 * half)
     total = e.sum(0)
+    rows = np.log(total)
     keep = 1 - label_smoothing
     if y.ndim == 1:
         at = _label_index(y, n, k, weight)
-        rows = np.log(total) - keep * z.take(at)
+        of_y = half.take(at)
     else:
         q = _probabilities(y, logits, weight).T
-        rows = np.log(total) - keep * (q * z).sum(0)
+        of_y = _product(q, half).sum(0)
+    if keep:  # 0 · ∞ would be NaN
+        rows -= 2 * keep * of_y
     if label_smoothing:
-        rows -= label_smoothing * z.mean(0)
+        rows -= 2 * (label_smoothing / k * half).sum(0)
 
     def derivative() -> Array:
         d: Array = e / total
@@ -245,12 +266,10 @@ def _mean(values: Array, weight: Any, derivative: Callable[[], Array], factor: f
     n = len(values)
     if weight is None:
         share = 1 / values.size
-
-        def mean_pullback(dy: Any) -> tuple[Array, None]:
-            with np.errstate(over="ignore"):
-                return derivative() * (dy * (factor * share)), None
-
-        return values.sum() * share, mean_pullback
+        average = values.sum() * share
+        if not np.isfinite(average):  # the sum overflows, where the mean may not
+            average = (values * share).sum()
+        return average, lambda dy: (derivative() * (dy * (factor * share)), None)
     w = array_of_numbers("weight", weight).astype(np.float64, copy=False)
     if w.shape != (n,):
         raise ValueError(f"weight: expected shape ({n},), one per row, got {w.shape}")
@@ -260,22 +279,15 @@ def _mean(values: Array, weight: Any, derivative: Callable[[], Array], factor: f
     shares = (w / (total * (values.size // n) or 1.0)).astype(values.dtype)
 
     def weighted(a: Array, by: Array) -> Array:
-        by = by.reshape(n, *[1] * (a.ndim - 1))
-        if finite:
-            return a * by
-        with np.errstate(over="ignore"):
-            return np.multiply(a, by, out=np.zeros_like(a), where=by != 0)  # 0 · ∞ would be NaN
+        return _product(by.reshape(n, *[1] * (a.ndim - 1)), a)
 
-    def pullback(dy: Any) -> Iterator[Array | None]:
-        yield weighted(derivative(), dy * factor * shares)
-        yield None
+    return weighted(values, shares).sum(), lambda dy: (weighted(derivative(), dy * factor * shares), None)
 
-    finite = True
-    average = weighted(values, shares).sum()
-    if not np.isfinite(average):
-        finite = False
-        average = weighted(values, shares).sum()
-    return average, pullback
+
+def _product(q: Any, z: Array) -> Array:
+    """Return ``q z``, where 0 · ∞ is 0."""
+    product: Array = np.where(q == 0, 0, q * z)
+    return product
 
 
 def _residual(prediction: Array, y: Any) -> Array:

@@ -5,6 +5,7 @@ BatchNorm and Dropout, for which a batch is more than its rows, ask them what to
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -14,10 +15,10 @@ from fmlp import random
 from fmlp.random import Key
 from fmlp.tree import Array, Tree
 
-__all__ = ["Calibration", "Shard", "mean_of", "of_batch", "over_batch", "pooled", "standardized"]
+__all__ = ["Calibration", "Shard", "mean_of", "of_batch", "over_batch", "pooled", "standardized", "sum_of_rows"]
 
 BLOCK = 1024
-"""Rows of a batch whose masks come from one stream, where a batch is cut into parts."""
+"""Rows that are added up before others are, and whose masks come from one stream where a batch is cut into parts."""
 
 TINY = 1e-37
 """The least eps, which float32 still tells from 0: where the variance is 0, it keeps 0 / 0 away."""
@@ -137,8 +138,19 @@ def _in_range(x: Array, axis: Literal[0, -1], eps: Any) -> tuple[Array, Array, A
     return z, r, first + shift, var
 
 
-def mean_of(x: Array, axis: int) -> Array:
+def mean_of(x: Array, axis: Literal[0, -1]) -> Array:
     """x.mean(axis, keepdims=True), several times faster on small arrays."""
-    mean: Array = np.add.reduce(x, axis, keepdims=True)
+    mean: Array = sum_of_rows(x)[None] if axis == 0 else np.add.reduce(x, axis, keepdims=True)
     mean /= x.shape[axis]
     return mean
+
+
+def sum_of_rows(x: Array, add: Callable[[Array], Array] = lambda x: np.add.reduce(x, -2)) -> Array:
+    """Return ``x.sum(0)`` of (rows, n), added up in blocks, so that the rounding error does not grow with the rows.
+
+    `add` sums over the last axis but one.
+    """
+    while len(x) > BLOCK:
+        whole = len(x) - len(x) % BLOCK
+        x = np.concatenate([add(x[:whole].reshape(-1, BLOCK, x.shape[1])), x[whole:]])
+    return add(x)

@@ -355,14 +355,14 @@ def clip_by_global_norm(max_norm: float) -> Optimizer:
     """
     max_norm = number("max_norm", max_norm)
 
-    @np.errstate(over="ignore")
     def clipped(grads: Tree, params: Tree) -> Tree:
         norm, largest = global_norm(grads), 1.0
         if norm == np.inf:  # the squares overflow, unless a gradient is infinite
             largest = max(float(np.abs(g).max(initial=0)) for g in tree.leaves(grads))
             norm = global_norm(tree.map(lambda g: g / largest, grads)) if isfinite(largest) else norm
         factor = max_norm / largest / norm if norm > max_norm / largest else 1.0
-        return tree.map(lambda g: factor * g, grads)
+        with np.errstate(over="ignore"):
+            return tree.map(lambda g: factor * g, grads)
 
     return _stateless(clipped)
 
@@ -485,7 +485,6 @@ def _descent(
     else:
         learning_rate = number("learning_rate", learning_rate)
     names = {*(slots or {}), *(scalars or {})}
-    checked = np.errstate(over="raise")(step) if squares else step
 
     def init(params: Tree) -> OptimizerState:
         p, _ = tree.ravel(params)
@@ -531,7 +530,8 @@ def _descent(
         if weight_decay:
             g += decayed(weight_decay)
         try:
-            updates, slots = checked(g, lr, count + 1, **slots)
+            with np.errstate(over="raise" if squares else None):
+                updates, slots = step(g, lr, count + 1, **slots)
         except (KeyError, TypeError):
             if slots.keys() != names:
                 raise ValueError(f"state: expected the vectors {sorted(names)}, got {sorted(slots)}") from None

@@ -435,8 +435,8 @@ def fit(
 def predict(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Any:
     """Return ``net.apply(params, x)``, worked out in batches that fit the cache; x may be a tree of arrays.
 
-    A row of `x` with a NaN gives a NaN: `x` is not searched for them. Raises ValueError or TypeError for what does not
-    fit.
+    The result shares no memory with `x`. A row of `x` with a NaN gives a NaN: `x` is not searched for them. Raises
+    ValueError or TypeError for what does not fit.
 
     >>> from fmlp.layers import Dense
     >>> predict(Dense(1), {"w": np.array([[2.0]]), "b": np.zeros(1)}, np.array([[1.0], [2.0]]))
@@ -449,7 +449,7 @@ def predict(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Any:
         batch_size = integer("batch_size", batch_size)
     n = batching.count_rows(x)
     if n <= batch_size:
-        return net.apply(params, batching.take(x, slice(None)))
+        return tree.map(np.array, net.apply(params, batching.take(x, slice(None))))  # Identity() returns x itself
     outputs = [net.apply(params, part) for part in batching.in_turn(x, batching.slices(n, batch_size))]
     return tree.map(lambda *parts: np.concatenate(parts), *outputs)
 

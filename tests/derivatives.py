@@ -4,6 +4,7 @@
 test_autodiff run over it, and one of them proves that nothing is missing.
 """
 
+import importlib.util
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,6 +14,9 @@ from hypothesis import strategies as st
 
 import fmlp
 from fmlp import activations, distributed, layers, losses, random, tree
+
+if importlib.util.find_spec("sklearn"):
+    from fmlp import estimators
 
 
 class Call(NamedTuple):
@@ -295,8 +299,6 @@ def objective(draw):
 @st.composite
 def regularized(draw, part):
     """Draw a call of the network or the loss of `estimators`, which need scikit-learn."""
-    from fmlp import estimators
-
     net = layers.serial(layers.Dense(3), layers.Tanh(), layers.Dropout(0.25), layers.Dense(2))
     factor = draw(between(0.25, 2))
     penalized, loss = estimators._regularized(net, losses.mse, factor, factor, draw(between(0, 2)))

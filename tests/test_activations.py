@@ -3,6 +3,7 @@
 import inspect
 import math
 from math import e, exp, inf, log, nan, pi, sqrt
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -213,9 +214,9 @@ def test_every_float_has_a_value_and_a_derivative(name, dtype, data):
         assert y.max() <= 0
 
 
-# A float32 value is within 4 ulp of the float64 one, or within 2e-7 of it where a difference cancels: near its zero
-# for `elu`, `1 - y²` for tanh's derivative. That is three roundings of a number around 1; selu scales them by 1.76.
-ABSOLUTE = {"selu": 2e-7 * SELU * A}
+# A float32 value is within 4 ulp of the float64 one, or within 2e-7 of it where a difference cancels, as in `1 - y²`,
+# tanh's derivative. That is three roundings of a number around 1.
+ABSOLUTE = dict.fromkeys(("elu", "celu", "selu"), 0)
 
 
 @pytest.mark.parametrize(
@@ -247,6 +248,25 @@ def test_tails_are_relatively_accurate(name, tail):
     for x in (-30.0, -50.0, -80.0):
         for dtype, rtol in ((np.float32, 1e-5), (np.float64, 1e-12)):
             np.testing.assert_allclose(np.ravel(both(name, np.array([x], dtype))), tail(x), rtol=rtol)
+
+
+@every_elementwise
+def test_float16_is_rounded_once(name):
+    x = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    x = x[np.isfinite(x)]
+    for value, exact in zip(both(name, x, defaults(name)), both(name, x.astype(float), defaults(name)), strict=True):
+        with np.errstate(over="ignore"):
+            expected = exact.astype(np.float16)
+        assert value.dtype == np.float16
+        np.testing.assert_array_equal(np.isinf(value), np.isinf(expected))
+        near = np.isfinite(expected)
+        assert (np.abs(value - exact) <= np.abs(exact) * 2**-10.99 + 2e-7)[near].all()
+
+
+@every_activation
+def test_long_doubles_stay_such(name):
+    y, pullback = vjp(activations.table[name], np.linspace(-3, 3, 9, dtype=np.longdouble), **defaults(name))
+    assert (y.dtype, pullback(y)[0].dtype) == (np.longdouble, np.longdouble)
 
 
 def test_selus_constants_are_those_of_its_fixed_point():
@@ -352,6 +372,16 @@ def test_the_layer_is_the_function(name, data):
         assert dparams == {}
         np.testing.assert_array_equal(dx, expected_pullback(y)[0])
     assert layers.serial(constructor(**settings)).apply.children.keys() == {f"{name}_0"}
+
+
+@pytest.mark.parametrize("hint", [str, "str", Literal["up", "down"], "str | None"])
+def test_a_setting_may_be_a_word(hint):
+    def shift(x, way="up"):
+        return x + (1 if way == "up" else -1), lambda: 1
+
+    shift.__annotations__ = {"way": hint}
+    np.testing.assert_array_equal(activations.elementwise(shift)(np.zeros(2), "down"), [-1, -1])
+    np.testing.assert_array_equal(layers.Activation(activations.elementwise(shift), way="up").apply({}, [0.0]), [1])
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ import sys
 import numpy as np
 import pytest
 from derivatives import CASES, computed, name_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fmlp
 from fmlp import activations, autodiff, layers, losses, random, tree
-from fmlp.autodiff import Differentiable, check_vjp, differentiable, grad, objective, value_and_grad, vjp
+from fmlp.autodiff import Differentiable, check_vjp, differentiable, grad, objective, rule_of, value_and_grad, vjp
 
 # The five-point formula loses about 1e-16 / h = 1e-13 of the value to rounding and h⁴ = 1e-12 of the fifth
 # derivative to truncation; a hundred numbers whose fifth derivative is up to a hundred add up to this.
@@ -89,6 +89,20 @@ def test_calls_write_to_nothing_and_depend_on_nothing_else(name, data):
     assert bits(first) == bits(second) == bits(afresh)
     assert bits(y) == bits(f(*args, **kwargs)) == result
     assert (bits(args, kwargs), bits(v)) == (before, direction)
+
+
+@calls
+@settings(max_examples=3)
+@given(data=st.data())
+def test_calls_survive_cloudpickle(name, data):
+    """As joblib's processes need it: no rule has an object in its closure that cannot be pickled."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    f, args, kwargs, _ = data.draw(CASES[name])
+    for function in (f, rule_of(f), vjp(f, *args, **kwargs)[1]):
+        copied = pickle.loads(cloudpickle.dumps(function))
+    y, pullback = vjp(pickle.loads(cloudpickle.dumps(functools.partial(f, **kwargs))), *args)
+    assert bits(y) == bits(f(*args, **kwargs))
+    assert bits(copied(direction_like(y))) == bits(pullback(direction_like(y)))
 
 
 @calls

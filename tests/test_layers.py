@@ -1,5 +1,7 @@
 """Layers and combinators: what they compute, what they share out, and what they say when used wrongly."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from derivatives import computed, keeps_width, networks, numbers, parameters
@@ -356,6 +358,35 @@ def test_a_numpy_number_as_a_setting_upcasts_nothing():
         for mode in ({}, {"train": True, "key": KEY}):
             y, pullback = vjp(layer.apply, params, X.astype(np.float32), **mode)
             assert dtypes(y, pullback(y)) == {np.dtype(np.float32)}
+
+
+def test_what_predict_returns_is_the_callers_own():
+    x = np.ones((4, 3), np.float32)
+    for net in (
+        serial(),
+        Identity(),
+        Flatten(),
+        Dropout(0.5),
+        residual(),
+        fan_out(2),
+        serial(fan_out(1), fan_in_sum()),
+    ):
+        for y in tree.leaves(fmlp.predict(net, {}, x)):
+            assert not np.shares_memory(x, y)
+
+
+def test_no_cache_keeps_what_a_large_batch_needed():
+    layer = serial(Dense(1), Elu(), Prelu(), BatchNorm())
+    _, params = layer.init(KEY, (1,))
+    tracemalloc.start()
+    for n in range(10):
+        x = np.ones((200_000 + n, 1), np.float32)
+        y, pullback = layer.apply.rule(params, x, train=True)
+        next(iter(pullback(y)))
+    del x, y, pullback
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 3 << 20
 
 
 # ------------------------------------------------------------------------------------------- PyTorch

@@ -3,6 +3,7 @@
 Activations have theirs in test_activations, over every float. Here are what composes them and what they meet.
 """
 
+import pickle
 from fractions import Fraction
 from functools import partial
 from math import inf, isfinite, isnan, log, sqrt
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 import fmlp
 from fmlp import activations, initializers, layers, losses, metrics, optim, random, tree, value_and_grad, vjp
-from fmlp.layers import BatchNorm, Dense, Dropout, Elu, LayerNorm, serial
+from fmlp.layers import BatchNorm, Dense, Dropout, Elu, LayerNorm, Prelu, serial
 
 every_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -152,6 +153,21 @@ def test_a_constant_normalizes_to_the_bias_however_large(layer, axis, dtype, n):
                 assert finite(dx)
 
 
+@pytest.mark.parametrize("layer", [BatchNorm(), LayerNorm(), Prelu(2), Dense(2)], ids=lambda f: f.apply.__name__)
+def test_sums_over_many_rows(layer):
+    n = 1_500_000
+    x = random.generator(random.key(0)).uniform(-0.11, -0.1, (n, 2)).astype(np.float32)
+    x[0] = 0
+    y, pullback = layer.apply.rule(layer.init(random.key(0), (2,))[1], x, train=True)
+    dy = np.full_like(x, 0.1)
+    grads = next(iter(pullback(dy)))
+    total = (dy * x if "slope" in grads else dy).sum(0, dtype=np.float64)
+    np.testing.assert_allclose(grads.get("slope", grads.get("bias", grads.get("b"))), total, rtol=1e-4)
+    if "mean" in grads:
+        exact = x.astype(np.float64)
+        np.testing.assert_allclose(y, (exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-5), rtol=0, atol=1e-3)
+
+
 @every_dtype
 @given(data=st.data())
 def test_calibrated_statistics_take_extreme_numbers(dtype, data):
@@ -272,13 +288,84 @@ def test_cross_entropies_take_extreme_logits(dtype, data):
 def test_cross_entropy_of_logits_further_apart_than_the_largest_number(dtype):
     largest = np.finfo(dtype).max
     z = np.array([[largest, -largest]], dtype)
-    for y, value in (([0], 0), ([1], inf), ([[1.0, 0.0]], 0), ([[0.0, 1.0]], largest), ([[0.5, 0.5]], largest / 2)):
+    for y, value in (([0], 0), ([1], inf), ([[1.0, 0.0]], 0), ([[0.0, 1.0]], inf), ([[0.5, 0.5]], largest)):
         assert losses.cross_entropy(z, np.array(y)) == pytest.approx(value)
-    assert losses.cross_entropy(z, np.array([1]), label_smoothing=1.0) == pytest.approx(largest / 2)
+    assert losses.cross_entropy(z, np.array([1]), label_smoothing=1.0) == pytest.approx(largest)
+    assert losses.cross_entropy(z, np.array([0]), label_smoothing=0.5) == pytest.approx(largest / 2)
     z = np.array([[-largest, largest], [0, 0]], dtype)  # the first row does not count
     value, gradient = value_and_grad(losses.cross_entropy)(z, np.array([0, 0]), weight=[0, 1])
     assert value == pytest.approx(log(2))
     np.testing.assert_allclose(gradient, [[0, 0], [-0.5, 0.5]], rtol=1e-6)
+
+
+@every_dtype
+@pytest.mark.parametrize(
+    ("loss", "z", "y", "value"),
+    [
+        (losses.cross_entropy, [-inf, 0], 0, inf),
+        (losses.cross_entropy, [-inf, 0], [0, 1], 0),
+        (losses.cross_entropy, [-inf, 0], [0.25, 0.75], inf),
+        (losses.cross_entropy, [inf, 0], 0, 0),
+        (losses.cross_entropy, [inf, 0], 1, inf),
+        (losses.cross_entropy, [inf, inf], 1, log(2)),
+        (partial(losses.cross_entropy, label_smoothing=0.1), [-inf, 0], 1, inf),
+        (partial(losses.cross_entropy, label_smoothing=1.0), [0, 0], 1, log(2)),
+        *[(losses.binary_cross_entropy, [sign * inf], [y], 0 if y == (sign > 0) else inf)
+          for sign in (-1, 1) for y in (0, 0.5, 1)],
+        *[(losses.poisson, [sign * inf], [y], 0 if sign < 0 == y else inf) for sign in (-1, 1) for y in (0, 2)],
+        (losses.mse, [inf], [0], inf),
+        (losses.huber, [-inf], [0], inf),
+        (partial(losses.huber, delta=inf), [-inf], [0], inf),
+    ],
+)  # fmt: skip
+def test_losses_have_their_limits(dtype, loss, z, y, value):
+    """Whatever is infinite, the gradient is no NaN, and a row of weight 0 counts nothing."""
+    rows, targets = np.array([z, np.zeros_like(z)], dtype), np.array([y, y])
+    result, gradient = value_and_grad(loss)(rows[:1], targets[:1])
+    assert result == pytest.approx(value, rel=1e-6, abs=0)
+    assert not np.isnan(gradient).any()
+    weighted, gradient = value_and_grad(loss)(rows, targets, weight=[0, 1])
+    assert weighted == loss(rows[1:], targets[1:])
+    assert not gradient[0].any()
+
+
+LOSSES = {
+    "mse": (losses.mse, 10.0, 0.0, 100.0),
+    "mae": (losses.mae, 100.0, 0.0, 100.0),
+    "huber": (losses.huber, 100.0, 0.0, 99.5),
+    "poisson": (losses.poisson, log(100.0), 0.0, 100.0),
+    "binary_cross_entropy": (losses.binary_cross_entropy, 100.0, 0.0, 100.0),
+    "cross_entropy": (losses.cross_entropy, [100.0, 0.0], 1, 100.0),
+    "mse of large numbers": (losses.mse, 200.0, -40.0, 57600.0),
+    "cross_entropy of large numbers": (losses.cross_entropy, [-4e4, 4e4], [0.5, 0.5], 4e4),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_losses_of_float16_over_many_rows(name, weighted):
+    loss, prediction, y, expected = LOSSES[name]
+    prediction, y = np.array([prediction] * 4000, np.float16), np.array([y] * 4000)
+    weight = np.arange(4000) if weighted else None
+    value, gradient = value_and_grad(loss)(prediction, y, weight=weight)
+    assert (value.dtype, gradient.dtype) == (np.float16, np.float16)
+    assert value == pytest.approx(expected, rel=1e-3)
+    reference = value_and_grad(loss)(prediction.astype(float), y, weight=weight)[1]
+    np.testing.assert_allclose(gradient, reference, rtol=1e-3, atol=6e-8)
+
+
+@every_dtype
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_sum_may_overflow_where_the_mean_does_not(dtype, width, weighted):
+    root = np.sqrt(np.finfo(dtype).max) / 2
+    d = np.full((9, width), root, dtype)
+    settings = {"weight": np.ones(9)} if weighted else {}
+    for loss in (losses.mse, partial(losses.huber, delta=inf)):
+        value, gradient = value_and_grad(loss)(d, np.zeros_like(d), **settings)
+        assert value == pytest.approx(root * root / (1 if loss is losses.mse else 2))
+        np.testing.assert_allclose(gradient * d.size, d * (2 if loss is losses.mse else 1), rtol=1e-6)
+    assert losses.mae(d * root, np.zeros_like(d), **settings) == pytest.approx(root * root)
 
 
 @every_dtype
@@ -363,6 +450,18 @@ def test_optimizers_take_extreme_gradients_for_many_steps(name, dtype):
         if step < 100:
             params = optim.apply_updates(params, updates)
     assert finite([leaf for leaf in tree.leaves(state) if isinstance(leaf, np.ndarray)])
+
+
+@every_optimizer
+def test_optimizers_survive_cloudpickle(name):
+    cloudpickle = pytest.importorskip("cloudpickle")
+    params = {"w": np.ones(3, np.float32)}
+    states = []
+    for optimizer in (OPTIMIZERS[name], pickle.loads(cloudpickle.dumps(OPTIMIZERS[name]))):
+        state = optimizer.init(params)
+        states.append(tree.leaves(optimizer.update({"w": np.arange(3, dtype=np.float32)}, state, params)))
+    for a, b in zip(*states, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @every_optimizer
