@@ -143,6 +143,18 @@ def narrowed(values: Tree) -> Any:
         return tree.map(lambda leaf: np.asarray(leaf).astype(_HALF)[()], values)
 
 
+def unbound(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function of which `f` is a `functools.partial`, or `f` itself."""
+    while isinstance(f, functools.partial):
+        f = f.func
+    return f
+
+
+def check_output(apply: Callable[..., Any], loss: Callable[..., Any]) -> None:
+    """Raise ValueError if a network gives what the loss itself works out, as `losses.Loss.check_network` says."""
+    getattr(unbound(loss), "check_network", lambda apply: None)(apply)
+
+
 def _pair(f: Callable[..., Any], returned: Any) -> tuple[Any, Pullback]:
     """Return what a rule returned, which must be (value, pullback)."""
     if type(returned) is not tuple or len(returned) != 2 or not callable(returned[1]):
@@ -228,7 +240,8 @@ def objective(apply: Callable[..., Any], loss: Callable[..., Any]) -> Differenti
     Returns a differentiable ``(params, x, y, *, key=None, weight=None, train=True) -> scalar``, the loss of
     ``apply(params, x, train=train, key=key)`` against `y` with the per-row `weight`.
 
-    Raises TypeError when `apply` or `loss` carries no vjp.
+    Raises TypeError when `apply` or `loss` carries no vjp, ValueError when the network ends with probabilities and the
+    loss takes logits.
 
     >>> from fmlp import layers, losses
     >>> net = layers.Dense(1, bias=False)
@@ -237,6 +250,7 @@ def objective(apply: Callable[..., Any], loss: Callable[..., Any]) -> Differenti
     (np.float64(1.0), {'w': array([[6.]])})
     """
     apply_rule, loss_rule = rule_of(apply, "apply"), rule_of(loss, "loss")
+    check_output(apply, loss)
 
     @differentiable
     def objective(

@@ -80,6 +80,7 @@ def _end(comm: Any, error: BaseException) -> None:
 
 def objective(apply: Callable[..., Any], loss: Callable[..., Any]) -> Differentiable[..., Any]:
     """Compose a network and a loss as `fmlp.objective` does, for a part of a batch, which may have no rows."""
+    autodiff.check_output(apply, loss)
     return autodiff.objective(apply, _of_part(loss))
 
 

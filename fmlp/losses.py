@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from fmlp.activations import clip, floating, sigmoid, softmax
-from fmlp.autodiff import Differentiable, Pullback, half_in_single
+from fmlp.activations import clip, floating, hardsigmoid, log_sigmoid, log_softmax, sigmoid, softmax
+from fmlp.autodiff import Differentiable, Pullback, half_in_single, unbound
 from fmlp.checks import array_of_numbers, function, number
 from fmlp.recording import asarray
 from fmlp.tree import Array
@@ -60,6 +60,27 @@ class Loss(Differentiable[..., Any]):
     ) -> None:
         super().__init__(rule)
         self.predict, self.probabilities = predict, probabilities
+
+    def check_network(self, apply: Any) -> None:
+        """Raise ValueError if the last layer of a network makes probabilities, where this loss takes logits."""
+        if self.probabilities is as_is:
+            return
+        wrong = {softmax, sigmoid, hardsigmoid} | ({log_softmax, log_sigmoid} if self.predict is positive else set())
+        name, last = _last_layer(getattr(apply, "__name__", "net"), apply)
+        if (f := getattr(last, "settings", {}).get("f")) in wrong:
+            raise ValueError(
+                f"net: the loss {self.__name__} takes logits, and {name} makes {f.__name__} of them; drop this layer. "
+                f"activations.{self.probabilities.__name__} makes probabilities of the trained network's output"
+            )
+
+
+def _last_layer(name: str, apply: Any) -> tuple[str, Any]:
+    """Find the layer that makes a network's output, behind those that only hand it on."""
+    if getattr(apply, "__name__", "") == "serial":
+        for child, layer in reversed(apply.children.items()):
+            if getattr(layer.apply, "__name__", "") not in ("dropout", "flatten", "identity"):
+                return _last_layer(child, layer.apply)
+    return name, apply
 
 
 def argmax(output: Array) -> Array:
@@ -100,13 +121,6 @@ def probabilities_of(loss: Callable[..., Any]) -> Callable[[Array], Array]:
     """Return the way probabilities are read off for `loss`: `as_is` for one that has none."""
     probabilities: Callable[[Array], Array] = getattr(unbound(loss), "probabilities", as_is)
     return probabilities
-
-
-def unbound(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the loss of which `loss` is a `functools.partial`, or `loss` itself."""
-    while isinstance(loss, functools.partial):
-        loss = loss.func
-    return loss
 
 
 def _quiet(rule: Callable[..., tuple[Any, Pullback]]) -> Callable[..., tuple[Any, Pullback]]:

@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 
 from fmlp import batching, distributed, losses, optim, random, tree
-from fmlp.autodiff import objective, value_and_grad
+from fmlp.autodiff import check_output, objective, unbound, value_and_grad
 from fmlp.checkpoint import Checkpoint, Progress, Saver, describe
 from fmlp.checks import choice, function, given, hinting, integer, number
 from fmlp.layers import Layer, check_net
@@ -192,7 +192,7 @@ SCORES = {"accuracy", "average_precision", "f1", "precision", "r2", "recall", "r
 def _direction(monitor: str, metrics: Mapping[str, Metric] = MappingProxyType({}), hint: str = "") -> str:
     """Say whether a low ("min") or a high ("max") value is better: of losses and of fmlp's own metrics it is known."""
     name = monitor.removeprefix("val_")
-    metric: Any = losses.unbound(metrics[name]) if name in metrics else None
+    metric: Any = unbound(metrics[name]) if name in metrics else None
     if isinstance(metric, losses.Loss):
         return "min"
     if getattr(metric, "__module__", "") == "fmlp.metrics":
@@ -491,6 +491,7 @@ def evaluate(
         raise ValueError("loss, metrics: expected at least one of them, got neither")
     if loss is not None:
         function("loss", loss, "a function (prediction, y) -> number, such as losses.mse")
+        check_output(net.apply, loss)
     _check_metrics(metrics, loss)
     distributed.check_comm(comm)
     n = batching.check_rows("data", data[0], data[1], comm)
@@ -794,7 +795,7 @@ def _check_targets(
 ) -> None:
     """Let a loss of fmlp's own look at all targets before the training starts, next to an output of zeros."""
     x, y = data[0], np.asanyarray(data[1])
-    if not len(y) or losses.unbound(loss).__module__ != losses.__name__:  # a rank may have no rows
+    if not len(y) or unbound(loss).__module__ != losses.__name__:  # a rank may have no rows
         return
     try:
         first = net.apply(params, batching.take(x, np.arange(rows) % len(y)), train=Calibration(), key=random.key(0))

@@ -9,7 +9,21 @@ from derivatives import CASES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmlp import grad, losses, value_and_grad
+import fmlp
+from fmlp import activations, grad, losses, optim, random, value_and_grad
+from fmlp.layers import (
+    Activation,
+    Dense,
+    Dropout,
+    Flatten,
+    LogSigmoid,
+    LogSoftmax,
+    Relu,
+    Sigmoid,
+    Softmax,
+    residual,
+    serial,
+)
 
 ALL = [losses.mse, losses.mae, losses.huber, losses.binary_cross_entropy, losses.cross_entropy, losses.poisson]
 REGRESSION = ALL[:3]
@@ -246,3 +260,33 @@ wrong = [
 def test_wrong_use(loss, args, kwargs, message):
     with pytest.raises((TypeError, ValueError), match=message):
         loss(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("layers", "loss", "place"),
+    [
+        ([Dense(2), Softmax()], losses.cross_entropy, "softmax_1 makes softmax"),
+        ([Dense(2), serial(Dense(2), Softmax()), Dropout(0.1)], losses.cross_entropy, "softmax_1 makes softmax"),
+        ([Dense(2), Sigmoid()], functools.partial(losses.cross_entropy, label_smoothing=0.1), "sigmoid_1"),
+        ([Dense(2), Activation(activations.sigmoid), Flatten()], losses.binary_cross_entropy, "sigmoid_1"),
+        ([Dense(2), LogSigmoid()], losses.binary_cross_entropy, "log_sigmoid_1 makes log_sigmoid"),
+    ],
+)
+def test_probabilities_before_a_loss_of_logits_are_refused_by_the_layers_name(layers, loss, place):
+    net = serial(*layers)
+    _, params = net.init(random.key(0), (3,))
+    x, y = np.ones((4, 3)), np.zeros(4, int)
+    settings = {"loss": loss, "optimizer": optim.sgd(), "epochs": 1, "key": random.key(0), "progress": False}
+    for call in (
+        lambda: fmlp.objective(net.apply, loss),
+        lambda: fmlp.fit(net, params, (x, y), **settings),
+        lambda: fmlp.evaluate(net, params, (x, y), loss=loss),
+    ):
+        with pytest.raises(ValueError, match=f"^net: the loss .* takes logits, and {place}"):
+            call()
+
+
+@pytest.mark.parametrize("layers", [[LogSoftmax()], [Relu(), Dense(2)], [Softmax(), Dense(2)], [residual(Softmax())]])
+def test_other_last_layers_are_welcome(layers):
+    fmlp.objective(serial(*layers).apply, losses.cross_entropy)
+    fmlp.objective(serial(*layers, Sigmoid()).apply, losses.mse)
