@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import keyword
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -174,7 +177,8 @@ class Jitted(Generic[P, R]):
             return result
         self._compared(case, mapped(lambda ref: tape.values[ref.at].array, refs, Ref), result, args, kwargs)
         if not case.why:
-            case.plans.append(planned(tape, inputs, refs, [inputs[i] for i in case.donated], self._passes))
+            names = dict(zip(inputs, _names(self._f, args, kwargs), strict=True))
+            case.plans.append(planned(tape, names, refs, [inputs[i] for i in case.donated], self._passes))
         return result
 
     def _compared(self, case: _Case, replay: Any, result: R, args: Any, kwargs: Any) -> R:
@@ -294,6 +298,31 @@ def _alone(arrays: Sequence[Any], donated: list[int]) -> bool:
     return len({*mine}) == len(mine) == sum(map(memory.count, mine)) and all(
         arrays[i].flags.writeable and type(owners[i]) is np.ndarray for i in donated
     )
+
+
+def _names(f: Callable[..., Any], args: Any, kwargs: Any) -> list[str]:
+    """Name the arrays among the arguments as a reader would: ``params_dense_0_w``."""
+    try:
+        parameters = [p.name for p in inspect.signature(f).parameters.values() if p.kind < p.VAR_POSITIONAL]
+    except (TypeError, ValueError):  # a ufunc
+        parameters = []
+    parameters += [f"arg{i}" for i in range(len(parameters), len(args))]
+    names: list[str] = []
+
+    def visit(name: str, value: Any) -> None:
+        if isinstance(value, np.ndarray | np.generic):
+            name = re.sub(r"\W", "_", name)
+            names.append(f"{name}_{len(names)}" if name in names or keyword.iskeyword(name) else name)
+        elif isinstance(value, dict):
+            for key, child in value.items():
+                visit(f"{name}_{key}", child)
+        elif isinstance(value, tuple | list):
+            for key, child in zip(getattr(value, "_fields", range(len(value))), value, strict=True):
+                visit(f"{name}_{key}", child)
+
+    for name, value in (*zip(parameters, args, strict=False), *kwargs.items()):
+        visit(name, value)
+    return names
 
 
 def _kept(result: Any) -> str:

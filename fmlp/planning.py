@@ -38,8 +38,8 @@ class Plan:
     """Replays still to be compared with the function itself."""
 
 
-def planned(tape: Tape, inputs: list[int], result: Any, donated: Iterable[int], passes: frozenset[str]) -> Plan:
-    """Plan a recording of `result`, given the values of its arguments, and those of them that may be written."""
+def planned(tape: Tape, inputs: dict[int, str], result: Any, donated: Iterable[int], passes: frozenset[str]) -> Plan:
+    """Plan a recording of `result`, given the names of its arguments, and those of them that may be written."""
     return _Planner(tape, inputs, result, donated, passes).plan()
 
 
@@ -63,11 +63,11 @@ class _Planner:
     """Decides where each array of a recording lies, and writes the calls as source."""
 
     def __init__(
-        self, tape: Tape, inputs: list[int], result: Any, donated: Iterable[int], passes: frozenset[str]
+        self, tape: Tape, inputs: dict[int, str], result: Any, donated: Iterable[int], passes: frozenset[str]
     ) -> None:
         self.values, self.inputs, self.result, self.passes = tape.values, inputs, result, passes
         self.calls = _needed(tape, result) if "needed" in passes else tape.calls
-        self.scope: dict[str, Any] = {"errstate": np.errstate, "MISS": MISS}
+        self.scope: dict[str, Any] = {"errstate": np.errstate, "MISS": MISS} | dict.fromkeys(inputs.values())
         self.nbytes = 0
         self.memory: dict[int, Any] = {}  # by value: what lies in the plan's own memory
         self.home = {value.root: value.root for value in self.values}  # by root: whose memory it takes over
@@ -95,7 +95,8 @@ class _Planner:
         self._allocate()
         source = self._source()
         exec(compile(source, "<plan>", "exec"), self.scope)
-        taken = frozenset(self.inputs.index(home) for i, home in self.home.items() if home != i and home in self.inputs)
+        homes = {home for i, home in self.home.items() if home != i}
+        taken = frozenset(position for position, i in enumerate(self.inputs) if i in homes)
         return Plan(self.scope["plan"], source, self.nbytes, taken)
 
     def _placeable(self, call: Call) -> bool:
@@ -199,8 +200,7 @@ class _Planner:
         if not any(self.home[i] in self.donated for i in self.home if self.home[i] != i):
             head, tail = [*head, *tail], []
         lines = ["try:", *_indented(head or ["pass"]), "except Exception:", "    return MISS", *tail]
-        arguments = ", ".join(f"v{i}" for i in self.inputs)
-        return "\n".join([f"def plan({arguments}):", *_indented(lines), ""])
+        return "\n".join([f"def plan({', '.join(self.inputs.values())}):", *_indented(lines), ""])
 
     def _block(self, calls: list[Call]) -> list[str]:
         lines: list[str] = []
@@ -294,7 +294,7 @@ class _Planner:
         """Write an argument."""
         if type(value) is Ref:
             i = self._home(value.at) if value.at == self.values[value.at].root else value.at
-            return self._name(f"v{i}", self.memory[i]) if i in self.memory else f"v{i}"
+            return self._name(f"v{i}", self.memory[i]) if i in self.memory else self.inputs.get(i, f"v{i}")
         if type(value) in (tuple, list):
             inside = ", ".join(map(self._text, value))
             return f"[{inside}]" if type(value) is list else f"({inside}{',' * (len(value) == 1)})"
