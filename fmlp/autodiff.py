@@ -140,7 +140,7 @@ _HALF = np.dtype(np.float16)
 def narrowed(values: Tree) -> Any:
     """Return numbers as float16, infinite where it has none that large."""
     with np.errstate(over="ignore"):
-        return tree.map(lambda leaf: np.asarray(leaf).astype(_HALF)[()], values)
+        return tree.map(lambda leaf: asarray(leaf).astype(_HALF)[()], values)
 
 
 def unbound(f: Callable[..., Any]) -> Callable[..., Any]:

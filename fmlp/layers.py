@@ -674,7 +674,7 @@ def _of_one_shape(params: Tree, *names: str) -> ValueError:
 
 
 def _times_ones(x: Array) -> Array:
-    total: Array = _ones(len(x), x.dtype).dot(x) if x.ndim == 2 else _ones(x.shape[1], x.dtype) @ x
+    total: Array = np.dot(_ones(len(x), x.dtype), x) if x.ndim == 2 else _ones(x.shape[1], x.dtype) @ x
     return total
 
 

@@ -397,12 +397,11 @@ def _frames() -> Iterator[FrameType]:
 
 
 def _line() -> str:
-    """Name the line that is at work: the innermost one outside of fmlp and NumPy, or else the innermost one."""
+    """Name the line that is at work, and the innermost one outside of fmlp if it is another."""
     frames = [f for f in _frames() if f"{Path('/numpy/')}" not in f.f_code.co_filename]
     own = [f for f in frames if not f.f_code.co_filename.startswith(_PACKAGE)]
-    for frame in own or frames:
-        return f"{frame.f_code.co_filename}:{frame.f_lineno}, in {frame.f_code.co_qualname}"
-    return "the function"
+    lines = [f"{f.f_code.co_filename}:{f.f_lineno}, in {f.f_code.co_qualname}" for f in frames[:1] + own[:1]]
+    return ", called from ".join(dict.fromkeys(lines)) or "the function"
 
 
 def _place() -> str:
