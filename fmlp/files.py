@@ -128,6 +128,11 @@ def shown(text: str, most: int = 60) -> str:
     return repr(text)[1:-1][:most]
 
 
+def listed(names: list[str]) -> str:
+    """Name the first names out of a file, or of files, for a message."""
+    return ", ".join(map(shown, names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
 @contextmanager
 def replacing(path: StrPath) -> Iterator[IO[bytes]]:
     """Open a file that takes the place of the one at `path` when the block ends, and never does if that raises.

@@ -74,7 +74,7 @@ def test_gallery_shows_every_activation_and_schedule():
 
 
 def test_linked_files_exist():
-    written = {DOCS / "api" / f"{path.stem}.md" for path in (ROOT / "fmlp").glob("*.py")} | {DOCS / "api" / "fmlp.md"}
+    written = {DOCS / "api" / f"{path.stem}.md" for path in (ROOT / "fmlp").iterdir()} | {DOCS / "api" / "fmlp.md"}
     for page in DOCS.rglob("*.md"):
         for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
             path = (page.parent / target).resolve()

@@ -48,19 +48,25 @@ FLOORS = [
     {"data", "training"},
 ]
 ABOVE = {"plotting", *NEEDS}
+DATA_FLOORS = [{"precision", "idx", "tables", "statistics"}, {"dataset", "batches"}, {"generated"}, {"__init__"}]
 
 
-def imports(module):
-    """Return the fmlp modules that a module imports, anywhere in its source."""
+def imports(path, package="fmlp"):
+    """Return the modules of a package that a module, or the files of a package in it, import anywhere."""
     found = set()
-    for node in ast.walk(ast.parse((ROOT / f"{module}.py").read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("fmlp.")}
-        elif isinstance(node, ast.ImportFrom) and (node.module == "fmlp" or node.level):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module.startswith("fmlp."):
-            found.add(node.module.split(".")[1])
-    return found
+    for source in sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]:
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert not node.level
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            found |= {
+                name.removeprefix(f"{package}.").split(".")[0] for name in names if name.startswith(f"{package}.")
+            }
+    return found - {path.name}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -69,9 +75,15 @@ def test_arrows_only_go_down(module):
     assert floor < len(FLOORS) or module in ABOVE, f"{module}: on which floor is it?"
     below = set().union(*FLOORS[:floor])
     peers = {"losses": {"activations"}}.get(module, set())  # losses take the sigmoid from activations
-    assert imports(module) <= below | peers
+    assert imports(ROOT / module) <= below | peers
     if module not in ABOVE:
-        assert not imports(module) & ABOVE
+        assert not imports(ROOT / module) & ABOVE
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "data").glob("*.py")), ids=lambda file: file.stem)
+def test_arrows_within_data_only_go_down(file):
+    floor = next(i for i, modules in enumerate(DATA_FLOORS) if file.stem in modules)
+    assert imports(file.with_suffix(""), "fmlp.data") <= set().union(*DATA_FLOORS[:floor])
 
 
 @pytest.mark.parametrize("module", IMPORTABLE)

@@ -1,0 +1,144 @@
+"""Batches of Parquet or CSV files that are larger than memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fmlp import random
+from fmlp.batching import slices
+from fmlp.checks import StrPath, given, integer
+from fmlp.checks import path as checked_path
+from fmlp.data.precision import cast, floating
+from fmlp.data.tables import Csv, Parquet, csv_file, label_column, parquet_file
+from fmlp.files import Array, FileFormatError, shown
+
+__all__ = ["Batches"]
+
+
+class Batches:
+    """Batches ``(x, y)`` of Parquet or CSV files, read as they are asked for: data for `fit` larger than memory.
+
+    `path` is a file, a folder of files or a list of files, all Parquet or all CSV, with the same columns, of numbers
+    or booleans. `label` is the column to predict, its name or position: y is (rows,), int64 if the first rows hold
+    integers there, else floating. x is (rows, features), the other columns in their order, without what a Parquet file
+    calls an index of pandas. `header` says whether the first line of each CSV file is a header, as for `read_csv`.
+    x, and y unless it is int64, are of `dtype`; without it, float32, or float64 where the first rows need it, as `load`
+    says. Each batch has `batch_size` rows; the last has what is left, and if that is one row, it joins the one before.
+
+    `fit` asks for each epoch's order by ``shuffled(key)``: CSV files, or row groups of Parquet, come in random order,
+    and rows in random order within each `window` of them. On several ranks each reads its part: ``part=(comm.rank,
+    comm.size)`` is every size-th row group or CSV file, and `batch_size` is the rank's own.
+
+    Parquet needs pyarrow. Raises ModuleNotFoundError without it, FileFormatError for files that are not what they
+    should be, have other columns than the first file, missing values or numbers that these dtypes do not hold;
+    TypeError or ValueError for other arguments that do not fit.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "a.csv").write_text("height,width,kind\\n1.5,2,0\\n3,4,1\\n")
+    ...     [(x, y)] = Batches(folder, "kind")
+    >>> x, y
+    (array([[1.5, 2. ],
+           [3. , 4. ]], dtype=float32), array([0, 1]))
+    """
+
+    def __init__(
+        self,
+        path: StrPath | list[StrPath],
+        label: str | int,
+        batch_size: int = 32,
+        *,
+        header: bool | None = None,
+        dtype: npt.DTypeLike | None = None,
+        window: int = 1 << 16,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        batch_size, window = integer("batch_size", batch_size), integer("window", window)
+        if not isinstance(part, tuple) or len(part) != 2:
+            raise TypeError(f"part: expected (rank, size), got {given(part)}")
+        rank, size = integer("part: rank", part[0], 0), integer("part: size", part[1])
+        if rank >= size:
+            raise ValueError(f"part: expected (rank, size) with rank below size, got {part}")
+        if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):
+            raise ValueError(f"dtype: expected float32 or float64, got {given(dtype)}")
+        names = [Path(checked_path("path", p)) for p in (path if isinstance(path, list) else [path])]
+        if len(names) == 1 and names[0].is_dir():
+            names = sorted(p for p in names[0].iterdir() if _is_shard(p))
+        kinds = {p.suffix.lower() for p in names}
+        if len(kinds) != 1 or not kinds <= {".parquet", ".csv"}:
+            raise FileFormatError(f"{path}: expected .parquet or .csv files, all of one kind, got {sorted(kinds)}")
+        if header is not None and kinds == {".parquet"}:
+            raise ValueError(f"{path}: header={header!r} is for CSV files only")
+        files: list[Csv | Parquet]
+        files = [csv_file(name, header) if kinds == {".csv"} else parquet_file(name) for name in names]
+        orders = _orders(files, label if isinstance(label, str) else integer("label", label, None))
+        self.label, self.batch_size, self.window = label, batch_size, window
+        self.columns = [files[0].names[i] if files[0].names else str(i) for i in orders[0][:-1]]
+        pieces = [(piece, order) for file, order in zip(files, orders, strict=True) for piece in file.pieces()]
+        self._pieces = pieces[rank::size]
+        self.key: random.Key | None = None
+        # The first rows of all files decide on the dtypes: each rank finds the same.
+        *x, y = next((part for piece, order in pieces for part in piece.parts(order)), [np.zeros(1)] * 2)
+        self._dtypes = [floating(x), floating([y])] if dtype is None else [np.dtype(dtype)] * 2
+        if y.dtype.kind in "biu":
+            self._dtypes[1] = np.dtype(np.int64)
+
+    def shuffled(self, key: random.Key) -> Batches:
+        """Return the same batches in the random order that a key gives."""
+        other = copy.copy(self)
+        other.key = key
+        return other
+
+    def __iter__(self) -> Iterator[tuple[Array, Array]]:
+        """Read the batches, one after the other."""
+        order = np.arange if self.key is None else random.generator(self.key).permutation
+        x, y = np.empty((0, len(self.columns)), self._dtypes[0]), np.empty(0, self._dtypes[1])
+        for i in order(len(self._pieces)):
+            piece, columns = self._pieces[i]
+            for *features, labels in piece.parts(columns):
+                part = [
+                    cast(values, self._dtypes[0], f"{piece.path}: a part of {name!r}")
+                    for name, values in zip(self.columns, features, strict=True)
+                ]
+                x = np.concatenate([x, np.stack(part, 1)])
+                y = np.concatenate([y, cast(labels, self._dtypes[1], f"{piece.path}: a part of {self.label!r}")])
+                if len(x) > max(self.window, self.batch_size + 1):
+                    keep = len(x) % self.batch_size
+                    keep += self.batch_size if keep < 2 else 0  # this may be the end, and one row no batch
+                    rows = order(len(x))
+                    yield from self._cut(x[rows[:-keep]], y[rows[:-keep]])
+                    x, y = x[rows[-keep:]], y[rows[-keep:]]
+        rows = order(len(x))
+        yield from self._cut(x[rows], y[rows])
+
+    def _cut(self, x: Array, y: Array) -> Iterator[tuple[Array, Array]]:
+        for part in slices(len(x), self.batch_size) if len(x) else ():
+            yield x[part], y[part]
+
+
+def _is_shard(path: Path) -> bool:
+    """Tell a file that is one, or looks as if it should be, as a.csv.gz, from others and from hidden ones."""
+    return not path.name.startswith((".", "_")) and not {".parquet", ".csv"}.isdisjoint(map(str.lower, path.suffixes))
+
+
+def _orders(files: list[Csv | Parquet], label: str | int) -> list[list[int]]:
+    """Return where each file has the columns of the first, the label last; they must be the same in all."""
+    first = files[0]
+    column = label_column(first.path, label, first.names, first.width)
+    orders = []
+    for file in files:
+        if len(set(file.names)) < len(file.names):
+            again = next(name for name in file.names if file.names.count(name) > 1)
+            raise FileFormatError(f"{file.path}: expected every column's name once, got {shown(again)} again")
+        if sorted(file.names) != sorted(first.names) or file.width != first.width:
+            raise FileFormatError(
+                f"{file.path}: expected the columns of {first.path.name}, {first.described()}; got {file.described()}"
+            )
+        order = [file.names.index(name) for name in first.names] or [*range(first.width)]
+        orders.append([*order[:column], *order[column + 1 :], order[column]])
+    return orders

@@ -1,0 +1,305 @@
+"""Tables of numbers in CSV and Parquet, read some rows at a time: what is a header, a column, a number."""
+
+from __future__ import annotations
+
+import csv
+import re
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from io import TextIOWrapper
+from itertools import islice, pairwise
+from math import inf, isfinite
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fmlp.checks import StrPath, given, integer
+from fmlp.checks import path as checked_path
+from fmlp.files import Array, FileFormatError, listed, opened, reading, shown
+
+__all__ = ["Csv", "Parquet", "csv_file", "label_column", "parquet_file", "read_csv"]
+
+_LINE, _CELLS = 16 << 20, 1 << 20  # characters and cells of a CSV file's line at most; a file of zeros is one line
+_BOOLEANS = {"true": 1.0, "false": 0.0}
+_NAMELESS = re.compile(r"\s*|Unnamed: \d.*|__index_level_\d+__")  # names of columns without one, an index most often
+
+
+def read_csv(path: StrPath, label: str | int | None = None, *, header: bool | None = None) -> tuple[Array, Array]:
+    r"""Read a table of numbers separated by commas, one row a line, in UTF-8; True and False are 1 and 0.
+
+    `label` is the label's column: a name in the header, or a position, counted from 0, or from -1 for the last, which
+    is the default. `header` says whether the first line is a header. Without it, the first line is a header when none
+    of its cells is a number, and a row of numbers otherwise. It must be given for a first line of numbers that may be a
+    header: 0, 1, 2, … as pandas numbers columns without names, or different whole numbers of which one stands above
+    fractions only.
+
+    Returns `x`, float64 of shape (rows, columns - 1), and `y` of shape (rows,): int64 when every label is
+    written as a whole number or boolean, otherwise float64.
+
+    Raises FileFormatError when the file has no rows or fewer than two columns, when a row has more or fewer
+    cells than the first, when a cell is no finite number or a whole number that float64 does not hold (line and column
+    are named), when a quote does not end where the cell does, when a line has more than 16 Mi characters or 1 Mi cells,
+    when there is no such label, when a column of the header has no name, as an index that pandas wrote, and when
+    `header` must be given.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "pets.csv"
+    ...     _ = path.write_text("weight,is_cat,height\n3.5,1,25\n11,0,42\n")
+    ...     read_csv(path, label="is_cat")
+    (array([[ 3.5, 25. ],
+           [11. , 42. ]]), array([1, 0]))
+    """
+    path = Path(checked_path("path", path))
+    if label is not None and not isinstance(label, str):
+        label = integer("label", label, None)
+    file = csv_file(path, header)
+    column = label_column(path, label, file.names, file.width)
+    order = [*range(column), *range(column + 1, file.width), column]
+    parts = [(np.stack(x, 1), y) for *x, y in file.parts(order)]
+    if not parts:
+        raise FileFormatError(f"{path}: expected rows of numbers, got none")
+    return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+
+
+class Csv(NamedTuple):
+    """A CSV file of numbers: the names in its header, none without one, and how many columns it has."""
+
+    path: Path
+    names: list[str]
+    width: int
+    hint: str
+    """What an error in the first line adds."""
+
+    def described(self) -> str:
+        """Say for an error which columns there are."""
+        return listed(self.names) or f"{self.width} columns without a header"
+
+    def pieces(self) -> list[Csv]:
+        """Return what can be read by itself: the file."""
+        return [self]
+
+    def parts(self, order: list[int]) -> Iterator[list[Array]]:
+        """Yield the columns in that order, some rows at a time: float64, the last int64 if written as whole numbers."""
+        with _csv_rows(self.path) as (reader, rows):
+            hint = "" if self.names and next(rows) else self.hint
+            while True:
+                values, whole = array("d"), True
+                for row in islice(rows, max((1 << 20) // self.width, 1)):
+                    if len(row) != self.width:
+                        raise FileFormatError(
+                            f"{self.path}: line {reader.line_num}: expected {self.width} cells, got {len(row)}"
+                        )
+                    values.extend(self._numbers(row, reader.line_num, hint))
+                    whole, hint = whole and _is_whole(row[order[-1]]), ""
+                if not values:
+                    return
+                table = np.frombuffer(values).reshape(-1, self.width)
+                columns = [table[:, i] for i in order]
+                if whole and np.abs(columns[-1]).max() < 1 << 53:
+                    columns[-1] = columns[-1].astype(np.int64)
+                yield columns
+
+    def _numbers(self, row: list[str], line: int, hint: str) -> list[float]:
+        try:
+            numbers = [*map(float, row)]
+            if sum(map(abs, numbers)) < 1 << 53 and "_" not in "".join(row):
+                return numbers  # nothing that _number would refuse
+        except ValueError:
+            pass
+        numbers = []
+        for i, cell in enumerate(row):
+            try:
+                numbers.append(_number(cell))
+            except ValueError as error:
+                name = f" ({shown(self.names[i])})" if self.names else ""
+                raise FileFormatError(f"{self.path}: line {line}, column {i + 1}{name}: {error}{hint}") from None
+        return numbers
+
+
+def csv_file(path: Path, header: bool | None) -> Csv:
+    """Look at the first rows of a CSV file."""
+    if header is not None and not isinstance(header, bool):
+        raise TypeError(f"header: expected True, False or None, got {given(header)}")
+    with _csv_rows(path) as (reader, rows):
+        first = next(rows, [])
+        place = f"{path}: line {reader.line_num}"
+        is_header, hint = bool(header), ""
+        if header is None:
+            numbers = [_is_number(cell) for cell in first]
+            is_header = not any(numbers) or not first[0].strip()  # a cell without a name is refused below
+            hint = "; if this line is a header, give header=True"
+            if first and all(numbers) and _may_be_header(first, rows):
+                raise FileFormatError(
+                    f"{place}: expected header=True or header=False, because {shown(','.join(first))} may be either a "
+                    "header or a row"
+                )
+    if is_header:
+        _check_names(place + ", ", first)
+    return Csv(path, first if is_header else [], len(first), hint)
+
+
+@contextmanager
+def _csv_rows(path: Path) -> Iterator[tuple[Any, Iterator[list[str]]]]:
+    """Open a CSV file; give its reader, which counts lines, and its rows."""
+    with reading(path, "CSV"), opened(path) as file, TextIOWrapper(file, "utf-8-sig", newline="") as stream:
+        reader = csv.reader(_lines(stream, path), strict=True)
+        try:
+            yield reader, filter(None, reader)
+        except csv.Error as error:
+            raise FileFormatError(f"{path}: line {reader.line_num}: cannot be read as CSV: {error}") from None
+        except UnicodeDecodeError as error:
+            raise FileFormatError(
+                f"{path}: cannot be read as CSV: {error}; save the table with encoding='utf-8'"
+            ) from None
+
+
+def _lines(stream: TextIOWrapper, path: Path) -> Iterator[str]:
+    for i, line in enumerate(iter(lambda: stream.readline(_LINE + 1), ""), 1):
+        if len(line) > _LINE:
+            raise FileFormatError(f"{path}: line {i}: expected at most {_LINE} characters, got more")
+        if line.count(",") >= _CELLS:
+            raise FileFormatError(f"{path}: line {i}: expected at most {_CELLS} cells, got more")
+        yield line
+
+
+def _may_be_header(first: list[str], rows: Iterator[list[str]]) -> bool:
+    """Tell whether numbers may be names: 0, 1, …, as pandas numbers columns, or whole ones above fractions."""
+    if not all(cell.strip().isdigit() for cell in first):
+        return False
+    names = [*map(float, first)]
+    if names[:2] == [0, 1] and all(b in (0, a + 1) for a, b in pairwise(names)):  # 0, 1, 2, 0: of two joined tables
+        return True
+    if len(set(names)) < len(names):
+        return False
+    below = islice(rows, max(1000 // len(names), 1))
+    return any(all(map(_is_fraction, column)) for column in zip(*below, strict=False))
+
+
+def _is_number(cell: str) -> bool:
+    """Tell a cell of a row, be it NaN, from a name."""
+    try:
+        return cell.strip().lower() in _BOOLEANS or float(cell) is not None
+    except ValueError:
+        return False
+
+
+def _is_whole(cell: str) -> bool:
+    return cell.strip().lstrip("+-").isdigit() or cell.strip().lower() in _BOOLEANS
+
+
+def _is_fraction(cell: str) -> bool:
+    return _is_number(cell) and cell.strip().lower() not in _BOOLEANS and 0 < float(cell) % 1 < 1
+
+
+def _number(cell: str) -> float:
+    """Read a cell; the ValueError for one that is no number that float64 holds says what was expected."""
+    value = _BOOLEANS.get(cell.strip().lower())
+    if value is not None:
+        return value
+    try:
+        value = float(cell)
+    except ValueError:
+        value = inf
+    if not isfinite(value) or "_" in cell:  # Python reads 1_000 as a number, no other tool does
+        raise ValueError(
+            f"expected a finite number, got '{shown(cell)}'; text and missing values must be made numbers first, as "
+            "with pandas.get_dummies(table, dtype=float) and fillna"
+        )
+    if abs(value) >= 1 << 53 and _is_whole(cell) and int(cell) not in (int(value), int(Decimal(repr(value)))):
+        raise ValueError(f"expected a number that float64 holds, got {shown(cell)}; subtract a constant first")
+    return value
+
+
+class Parquet(NamedTuple):
+    """A Parquet file, or a row group of it that begins at the row `start`; an index of pandas is no column."""
+
+    path: Path
+    names: list[str]
+    fragment: Any
+    start: int = 0
+
+    @property
+    def width(self) -> int:
+        """How many columns there are."""
+        return len(self.names)
+
+    def described(self) -> str:
+        """Say for an error which columns there are."""
+        return listed(self.names)
+
+    def pieces(self) -> Iterator[Parquet]:
+        """Yield what can be read by itself: the row groups."""
+        start = 0
+        for fragment in self.fragment.split_by_row_group():
+            yield self._replace(fragment=fragment, start=start)
+            start += sum(group.num_rows for group in fragment.row_groups)
+
+    def parts(self, order: list[int]) -> Iterator[list[Array]]:
+        """Yield the columns in that order, some rows at a time."""
+        names, start = [self.names[i] for i in order], self.start
+        with reading(self.path, "Parquet"):
+            for table in self.fragment.to_batches(columns=names):
+                if len(table):
+                    yield [self._numbers(table.column(name), name, start) for name in names]
+                start += len(table)
+
+    def _numbers(self, column: Any, name: str, start: int) -> Array:
+        values: Array = column.to_numpy(zero_copy_only=False)
+        if column.null_count:
+            found = f"a missing value in row {start + int(column.is_null().to_numpy(zero_copy_only=False).argmax())}"
+        elif values.dtype.kind not in "biuf":
+            found = str(column.type)
+        elif not np.isfinite(values).all():
+            row = int((~np.isfinite(values)).argmax())
+            found = f"{values[row]} in row {start + row}"
+        else:
+            return values
+        raise FileFormatError(f"{self.path}: expected finite numbers and none missing in {name!r}, got {found}")
+
+
+def parquet_file(path: Path) -> Parquet:
+    """Look at the schema of a Parquet file."""
+    try:
+        import pyarrow.dataset
+        import pyarrow.fs
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("data.Batches needs pyarrow for Parquet: pip install 'fmlp[parquet]'") from None
+    with opened(path):  # raises FileNotFoundError
+        pass
+    with reading(path, ".parquet"):
+        fragment = pyarrow.dataset.ParquetFileFormat().make_fragment(str(path), pyarrow.fs.LocalFileSystem())
+        schema = fragment.physical_schema
+        index = (schema.pandas_metadata or {}).get("index_columns", [])
+        names = [name for name in schema.names if name not in index]
+    _check_names(f"{path}: ", names)
+    return Parquet(path, names, fragment)
+
+
+def _check_names(place: str, names: list[str]) -> None:
+    """Refuse columns without a name, which more often than not are an index that pandas wrote."""
+    for i, name in enumerate(names, 1):
+        if _NAMELESS.fullmatch(name):
+            raise FileFormatError(
+                f"{place}column {i}: expected a name, got '{shown(name)}', as for an index that pandas wrote; write "
+                "the table with index=False, or give the column a name"
+            )
+
+
+def label_column(path: Path, label: str | int | None, header: list[str], width: int) -> int:
+    """Return the position of the label's column, by default the last."""
+    if width < 2:
+        other = next((c for c in ";\t|" if header and c in header[0]), "")
+        advice = f"; {other!r} in the first line may separate them: write commas" if other else ""
+        raise FileFormatError(f"{path}: expected at least two columns separated by commas, got {width}{advice}")
+    if isinstance(label, str):
+        if header.count(label) != 1:
+            raise FileFormatError(f"{path}: expected one column named {label!r}, got {listed(header) or 'no header'}")
+        return header.index(label)
+    column = -1 if label is None else label
+    if not -width <= column < width:
+        raise FileFormatError(f"{path}: expected a label column from {-width} to {width - 1}, got {column}")
+    return column % width
