@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fmlp.autodiff import vjp
-from fmlp.checks import array_of_numbers, finite, function, given, integer, number
+from fmlp.checks import array_of_numbers, finite, function, given, integer, number, unmasked
 from fmlp.checks import schedule as checked_schedule
 from fmlp.tree import Array
 
@@ -81,7 +81,7 @@ def plot_decision_boundary(
     function("predict", predict, "a function from points (n, 2) to n labels")
     x, y, resolution = (
         np.asarray(array_of_numbers("x", x)),
-        np.asarray(y).reshape(-1),
+        np.asarray(unmasked("y", y)).reshape(-1),
         integer("resolution", resolution),
     )
     if x.ndim != 2 or x.shape[1] != 2 or len(x) != len(y) or not len(x):
@@ -91,7 +91,7 @@ def plot_decision_boundary(
     margin = 0.08 * np.ptp(x, axis=0) + 1e-9
     (left, bottom), (right, top) = x.min(0) - margin, x.max(0) + margin
     across, up = np.meshgrid(np.linspace(left, right, resolution), np.linspace(bottom, top, resolution))
-    said = np.asarray(predict(np.stack([across.ravel(), up.ravel()], 1)))
+    said = np.asarray(unmasked("predict", predict(np.stack([across.ravel(), up.ravel()], 1))))
     if said.size != across.size:
         raise ValueError(f"predict: expected it to return {across.size} labels, got {given(said)}")
     finite("predict", said)

@@ -17,6 +17,7 @@ except ModuleNotFoundError:
 from sklearn.utils.validation import check_is_fitted
 
 from fmlp import activations, random
+from fmlp.checks import unmasked
 from fmlp.layers import Activation, Dense, Layer, activation_of, check_net, constructor_of, serial
 from fmlp.tree import Array, Tree
 
@@ -145,7 +146,7 @@ def _weights(place: str, layer: Layer, params: Tree, width: int | None) -> tuple
     """Return copies of a Dense layer's weights, which must take `width` numbers, and biases, zeros without any."""
     _, like = layer.init(random.key(0), (width or len(np.atleast_1d(params.get("w", 0))),))
     for name, expected in like.items():
-        shape = np.shape(params[name]) if name in params else "none"
+        shape = np.shape(unmasked(f"{place}/{name}", params[name])) if name in params else "none"
         if shape != expected.shape:
             raise ValueError(f"{place}/{name}: expected shape {expected.shape}, got {shape}")
     w = np.array(params["w"])

@@ -25,6 +25,7 @@ except ModuleNotFoundError:
 from torch import nn
 
 from fmlp import activations, layers, random
+from fmlp.checks import unmasked
 from fmlp.layers import Layer, activation_of, check_net, constructor_of
 from fmlp.tree import Array, Tree
 
@@ -201,7 +202,7 @@ def _state(
     for ours, expected in like.items():
         if ours not in params:
             raise ValueError(f"{path}{ours}: missing from the parameters")
-        array = np.asarray(params[ours], np.int64 if ours == "count" else None)
+        array = np.asarray(unmasked(f"{path}{ours}", params[ours]), np.int64 if ours == "count" else None)
         if array.shape != expected.shape:
             raise ValueError(f"{path}{ours}: expected shape {expected.shape}, got {array.shape}")
         array = array.T if constructor_of(layer) == "Dense" else array

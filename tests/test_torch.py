@@ -319,6 +319,7 @@ PARAMS = drawn(NET, (4,), 0).params
         (serial(Activation(relu)), {}, TypeError, "^relu_0: expected an activation of fmlp.activations"),
         (NET, {}, ValueError, "^dense_0/w: missing from the parameters"),
         (NET, [], TypeError, "^params: expected a dict, got list"),
+        (NET, dense(4, 3, 0) | {"dense_0": {"w": np.ma.ones((4, 3))}}, TypeError, "^dense_0/w: .*mask"),
         (NET, {**PARAMS, "dense_9": {}}, ValueError, "^dense_9: not expected"),
         (NET, {**PARAMS, "dense_0": {"w": np.ones((4, 2))}}, ValueError, r"^dense_0/w: expected shape \(4, 3\)"),
         (NET, {**PARAMS, "dense_0": {"w": np.ones((4, 3)), "c": 0}}, ValueError, r"^dense_0/c: not expected"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from fmlp.checks import array_of_numbers, finite
+from fmlp.checks import array_of_numbers, finite, unmasked
 from fmlp.files import Array
 
 __all__ = ["label_balance", "moments", "standardize"]
@@ -73,7 +73,7 @@ def label_balance(y: Array) -> dict[int, int]:
     >>> label_balance(np.array([2, 0, 2]))
     {0: 1, 2: 2}
     """
-    y = np.asanyarray(y)
+    y = np.asanyarray(unmasked("y", y))
     if y.ndim != 1 or y.dtype.kind not in "biuf":
         raise ValueError(f"y: expected labels of shape (rows,), got {y.dtype} of shape {y.shape}")
     labels, counts = np.unique(y, return_counts=True)
