@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -99,35 +99,41 @@ class CheckpointError(OSError):
 
 
 class Saver:
-    """Reads and writes the checkpoints of one training; while it is entered, SIGTERM ends that as Ctrl-C does.
+    """Reads and writes the checkpoints of one training; without a `checkpoint` it does nothing."""
 
-    Entering writes the first checkpoint, so that a file that cannot be written is found before any work; leaving
-    without an error writes the last, and hands SIGTERM on to whoever was to get it. With ``listens=False`` SIGTERM is
-    left alone: `distributed.Interrupts` has it stop all ranks together.
-    """
-
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | None
     settings: dict[str, Any]
-    started: float
-    written_at: float
-    terminated: bool
     latest: Progress
-    listens: bool
-    handler: Any
 
-    def __init__(
-        self, checkpoint: Checkpoint, settings: dict[str, Any], start: Progress, *, listens: bool = True
-    ) -> None:
-        self.checkpoint, self.settings, self.listens = checkpoint, settings, listens
+    def __init__(self, checkpoint: Checkpoint | None, settings: dict[str, Any], start: Progress) -> None:
+        self.checkpoint, self.settings, self.latest = checkpoint, settings, start
         self.started = self.written_at = time.monotonic()
         self.written: Progress | None = None
-        self.terminated = False
-        self.shapes = _shapes(start)
-        self.latest = self._read(start)
+        self.shapes = _shapes(start) if checkpoint else {}
 
-    def _read(self, start: Progress) -> Progress:
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Read the progress in the file, if there is one."""
+        if self.checkpoint:
+            self.latest = self._read(self.checkpoint.path, self.latest)
+        yield
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write the first checkpoint, so that a file that cannot be written is found before any work, and the last.
+
+        The last is written after Ctrl-C, too, even where that cut another one short; not after an error.
+        """
+        try:
+            self.write()
+            yield
+            self.write()
+        except KeyboardInterrupt:
+            self.write()
+            raise
+
+    def _read(self, path: Path, start: Progress) -> Progress:
         """Return the progress in the file, or `start` where there is none."""
-        path = self.checkpoint.path
         if path.is_dir():
             raise ValueError(f"checkpoint: expected a file, got the folder {path}")
         _clear_drafts(path)
@@ -151,49 +157,22 @@ class Saver:
         self.written = Progress(**arrays, **metadata["progress"])
         return self.written
 
-    def __enter__(self) -> Saver:
-        """Write the first checkpoint, and listen to SIGTERM."""
-        import signal
-        import threading
-
-        self.write()
-        self.listens = self.listens and threading.current_thread() is threading.main_thread()
-        if self.listens:  # other threads may not set a handler
-            self.handler = signal.signal(signal.SIGTERM, self._terminate)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Write the last checkpoint, unless there was an error, and let SIGTERM do what it did before."""
-        import signal
-
-        try:
-            if kind is None:
-                self.write()
-        finally:
-            if self.listens:
-                signal.signal(signal.SIGTERM, self.handler)
-            if self.terminated:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    def _terminate(self, *_: object) -> None:
-        self.terminated = True
-
     def after_step(self, progress: Progress) -> None:
         """Note a step; write when it is time to."""
+        if not self.checkpoint:
+            return
         was_written = self.latest is self.written
         self.latest = progress
         if was_written:  # as after the first step: told early, and not at every step
             self.check()
-        if self.terminated:
-            raise KeyboardInterrupt
         seconds = self.checkpoint.seconds
         if seconds is not None and time.monotonic() - self.written_at >= seconds:
             self.write()
 
     def after_epoch(self, progress: Progress) -> None:
         """Note an epoch; write when it is one of those that are to be written."""
-        self.latest = progress
-        if progress.epoch % self.checkpoint.epochs == 0:
+        if self.checkpoint and progress.epoch % self.checkpoint.epochs == 0:
+            self.latest = progress
             self.write()
         self.after_step(progress)
 
@@ -208,7 +187,7 @@ class Saver:
 
     def write(self) -> None:
         """Replace the file by one that holds the latest progress, unless it does already."""
-        if self.latest is self.written:
+        if not self.checkpoint or self.latest is self.written:
             return
         self.check()
         numbers = self.latest._asdict() | {"seconds": self.latest.seconds + time.monotonic() - self.started}

@@ -14,7 +14,7 @@ passed as `comm` is a communicator of mpi4py (``pip install 'fmlp[mpi]'``), or a
 from __future__ import annotations
 
 import functools
-import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate, count
@@ -27,6 +27,7 @@ from fmlp.autodiff import Differentiable, Pullback, differentiable, rule_of
 from fmlp.checkpoint import differences
 from fmlp.checks import given
 from fmlp.modes import Shard
+from fmlp.processes import Interrupted, Interrupts
 from fmlp.random import Key
 from fmlp.tree import Array, Tree
 
@@ -43,10 +44,6 @@ Y = TypeVar("Y")
 
 class RankError(ValueError):
     """The ranks were given what does not fit together; raised on all of them."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """All ranks stop after this step, for there was a signal to one of them."""
 
 
 def world() -> Any:
@@ -238,51 +235,11 @@ def check_comm(comm: Any) -> None:
         raise TypeError(f"comm: expected a communicator of mpi4py, such as fmlp.distributed.world(), got {given(comm)}")
 
 
-class Interrupts:
-    """While it is entered, SIGINT and SIGTERM are noted, for all ranks to stop after the same step.
-
-    A second signal ends the process at once, and MPI the others. On leaving without an error a rank waits for the
-    others, so that none is ended while rank 0 writes; then SIGTERM is handed on to whoever was to get it. Without a
-    second rank it does nothing. `error` is what ends the training, and what it has reached is to be returned.
-    """
-
-    def __init__(self, comm: Any) -> None:
-        self.comm, self.several = comm, comm is not None and comm.size > 1
-        self.error = Interrupted if self.several else KeyboardInterrupt
-        self.noted: int | None = None
-
-    def __call__(self) -> bool:
-        """Say whether there was one."""
-        return self.noted is not None
-
-    def __enter__(self) -> Interrupts:
-        """Listen, in the main thread."""
-        import signal
-        import threading
-
-        self.noted, self.handlers = None, {}
-        if self.several and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.handlers[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        import signal
-
-        self.noted = number
-        for each in self.handlers:
-            signal.signal(each, signal.SIG_DFL)  # ends a rank that waits for another, too: Python's handlers would wait
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Let the signals do what they did before."""
-        import signal
-
-        if self.several and kind is None:
-            self.comm.Barrier()
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-        if self.noted == signal.SIGTERM:
-            os.kill(os.getpid(), signal.SIGTERM)
+def interrupts(comm: Any, checkpointed: bool) -> Interrupts:
+    """Return what ends a training: several ranks on SIGINT and SIGTERM, one on Ctrl-C, on SIGTERM if it can go on."""
+    if comm is not None and comm.size > 1:
+        return Interrupts(signal.SIGINT, signal.SIGTERM, barrier=comm.Barrier)
+    return Interrupts(*[signal.SIGTERM] * checkpointed)
 
 
 def agreed(error: BaseException, comm: Any) -> BaseException:

@@ -43,7 +43,6 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix, issparse
-from tqdm import tqdm
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin, is_classifier
@@ -59,6 +58,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fmlp import activations, losses, metrics, optim, random, training, tree
 from fmlp.autodiff import differentiable, objective, rule_of, value_and_grad
+from fmlp.bar import progress_bar
 from fmlp.checks import array_of_numbers, given, integer, number, unmasked
 from fmlp.initializers import uniform
 from fmlp.layers import Activation, BatchNorm, Dense, Dropout, Layer, serial
@@ -241,11 +241,11 @@ class _MLP(BaseEstimator):
             value, grads = step(unravel(vector.astype(dtype, copy=False)), rows.inputs, rows.y)
             return float(value), tree.ravel(grads)[0].astype(np.float64, copy=False)
 
-        with tqdm(total=self.max_iter, disable=not self.verbose, unit="iteration", dynamic_ncols=True) as bar:
+        with progress_bar(bool(self.verbose), self.max_iter, "iteration") as bar:
 
             def show(intermediate_result: Any) -> None:
                 self.loss_curve_ = [*self.loss_curve_, float(intermediate_result.fun)]
-                bar.set_postfix(loss=f"{self.loss_curve_[-1]:.4f}", refresh=False)
+                bar.show({"loss": self.loss_curve_[-1]})
                 bar.update()
 
             options: Any = {"maxiter": self.max_iter, "maxfun": self.max_fun, "gtol": self.tol}

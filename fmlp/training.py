@@ -13,7 +13,6 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from copy import copy
 from itertools import count, islice
 from math import inf, isfinite, isnan, prod
@@ -24,6 +23,7 @@ import numpy as np
 
 from fmlp import batching, distributed, losses, optim, random, tree
 from fmlp.autodiff import check_output, objective, unbound, value_and_grad
+from fmlp.bar import progress_bar
 from fmlp.checkpoint import Checkpoint, Progress, Saver, describe
 from fmlp.checks import choice, function, given, hinting, integer, number
 from fmlp.layers import Layer, check_net
@@ -279,8 +279,6 @@ def fit(
     >>> result.params["w"].round(2), result.params["b"].round(2)
     (array([[3.]], dtype=float32), array([1.], dtype=float32))
     """
-    from tqdm import tqdm
-
     started = time.perf_counter()
     _check_metrics(metrics, loss)
     metrics = dict(metrics or {})
@@ -291,7 +289,7 @@ def fit(
     )
     early_stopping, callbacks = _with_directions(early_stopping, callbacks, metrics)
     _check_params(params)
-    interrupts, main = distributed.Interrupts(comm), comm is None or comm.rank == 0
+    interrupts, main = distributed.interrupts(comm, checkpoint is not None), comm is None or comm.rank == 0
     step = _step(net, loss, comm, interrupts)
     split_key, epochs_key = random.split(key)
     settings: dict[str, Any] = {}
@@ -344,27 +342,22 @@ def fit(
         if arrays:
             _try_metrics(net, params, arrays, loss, metrics)
 
-    saver = None
-    if checkpoint is not None and main:
-        saver = Saver(checkpoint, settings, reached, listens=not interrupts.several)
-    if saver:
-        reached = saver.latest
-    if comm is not None:
-        reached = comm.bcast(reached)
-    total_steps = source.steps and source.steps * epochs
-    bar = tqdm(total=total_steps, disable=not (progress and main), unit="step", dynamic_ncols=True)
-    if reached.epoch or reached.step:
-        bar.update(reached.epoch * (source.steps or 0) + reached.step)
+    saver = Saver(checkpoint if main else None, settings, reached)
     record: dict[str, float] = {}
-    seconds = reached.seconds  # of earlier runs
     watched = early_stopping and _of_early_stopping(early_stopping)
-    with interrupts, saver or nullcontext():
-        try:
+    total_steps = source.steps and source.steps * epochs
+    with interrupts.listening(), saver.opened():
+        reached = saver.latest if comm is None else comm.bcast(saver.latest)
+        seconds = reached.seconds  # of earlier runs
+        shown = progress_bar(progress and main, total_steps, "step")
+        with interrupts.stopping(), shown as bar, saver.writing(), interrupts.raising():
+            if reached.epoch or reached.step:
+                bar.update(reached.epoch * (source.steps or 0) + reached.step)
             while reached.epoch < epochs and not reached.stopped:
                 params, state, best, epoch, first, total, total_weight, history, *_ = reached
                 shuffle_key, steps_key = random.split(random.fold_in(epochs_key, epoch))
                 before, grads, i = params, None, first - 1
-                bar.set_description(f"epoch {epoch + 1}/{epochs}", refresh=False)
+                bar.describe(f"epoch {epoch + 1}/{epochs}")
                 todo = zip(source.batches(shuffle_key), _keys(steps_key), strict=False)
                 for i, (batch, step_key) in enumerate(islice(todo, first, None), first):
                     with np.errstate(**UNTOLD):
@@ -376,10 +369,10 @@ def fit(
                         params = optim.apply_updates(params, updates)
                     total, total_weight = total + rows * float(value), total_weight + rows
                     reached = Progress(params, state, best, epoch, i + 1, total, total_weight, history, seconds=seconds)
-                    if saver:
-                        saver.after_step(reached)
+                    saver.after_step(reached)
+                    interrupts.check()
                     if bar.update():
-                        _show(bar, {**record, "loss": total / (total_weight or 1)})
+                        bar.show({**record, "loss": total / (total_weight or 1)})
                 if not total_weight:
                     raise ValueError("data: expected at least one batch in every epoch with a weight above 0, got none")
                 if _first_non_finite(params):
@@ -395,7 +388,7 @@ def fit(
                 if (lr := optim.learning_rate(state)) is not None:
                     record["lr"] = lr
                 history = history | {name: [*history.get(name, ()), score] for name, score in record.items()}
-                _show(bar, record)
+                bar.show(record)
 
                 stop_early = False
                 if early_stopping and watched:
@@ -411,23 +404,15 @@ def fit(
                 reached = Progress(params, state, best, epoch + 1, history=history, stopped=stopped, seconds=seconds)
                 if comm is not None:  # what rank 0 has is what all have, whatever their rounding and callbacks
                     reached = comm.bcast(reached)
-                if saver:
-                    saver.after_epoch(reached)
-            stopped = reached.stopped or "done"
-        except interrupts.error:
-            stopped = "interrupted"
-        finally:
-            bar.close()
+                saver.after_epoch(reached)
     params, history, best_epoch = reached.params, reached.history, None
     if early_stopping and watched:
         best_epoch, *_ = watched(history.get(early_stopping.monitor, []))
         if early_stopping.restore_best and best_epoch is not None:
             params = reached.best
-    with interrupts:
-        try:
-            params = _calibrated(net, params, source.inputs(), comm, parts=shared)
-        except interrupts.error:
-            stopped = "interrupted"
+    with interrupts.listening(), interrupts.stopping(), interrupts.raising():
+        params = _calibrated(net, params, source.inputs(), comm, parts=shared)
+    stopped = "interrupted" if interrupts.stopped else reached.stopped or "done"
     seconds += time.perf_counter() - started
     return FitResult(params, reached.state, history, seconds, cast(Any, stopped), best_epoch)
 
@@ -573,20 +558,6 @@ def on_plateau(monitor: str, plateau: ReduceOnPlateau) -> Callable[[Epoch], Epoc
 
 
 # ---------------------------------------------------------------------------------------- helpers
-
-
-def _show(bar: Any, scores: dict[str, float]) -> None:
-    """Write scores behind the bar, and where the line is short less before them, and loss=0.313/0.349 with val_loss."""
-    if bar.disable:
-        return
-    line = ", ".join(f"{name}={score:.3g}" if name == "lr" else f"{name}={score:.4f}" for name, score in scores.items())
-    if bar.total and bar.ncols and len(line) > bar.ncols - 70:
-        bar.bar_format = "{desc}{percentage:3.0f}%|{bar}| {remaining}{postfix}"
-        if len(line) > bar.ncols - 40:
-            twins = {name for name in scores if name.startswith("val_") and name[4:] in scores}
-            pairs = {name: [name, *twins & {f"val_{name}"}] for name in scores if name not in twins}
-            line = ", ".join(f"{name}={'/'.join(f'{scores[n]:.3g}' for n in pair)}" for name, pair in pairs.items())
-    bar.set_postfix_str(line, refresh=False)
 
 
 class _OnPlateau:

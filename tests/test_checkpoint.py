@@ -525,7 +525,7 @@ def interrupting(prediction, y, *, weight=None):
 
 def test_a_missing_folder_is_found_before_any_work(tmp_path):
     with pytest.raises(CheckpointError, match=r"run.npz could not be written: No such file or directory"):
-        fit(tmp_path / "missing" / "run.npz", loss=interrupting)
+        fit(tmp_path / "missing" / "run.npz", loss=interrupting, metrics=None)
 
 
 def test_a_full_disk_leaves_the_old_file_and_hands_over_what_was_reached(tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ IMPORTABLE = [pytest.param(m, marks=needs(m)) if m in NEEDS else m for m in MODU
 FLOORS = [
     {"recording"},
     {"checks"},
-    {"tree", "random", "files"},
+    {"tree", "random", "files", "processes"},
     {"planning"},
     {"jit"},
     {"autodiff"},
@@ -42,7 +42,7 @@ FLOORS = [
     {"layers"},
     {"optim", "schedules"},
     {"serialization", "summary"},
-    {"checkpoint"},
+    {"bar", "checkpoint"},
     {"distributed"},
     {"batching"},
     {"data", "training"},
@@ -130,10 +130,12 @@ def test_the_top_level_has_every_module_that_needs_no_optional_package():
     modules = set().union(*FLOORS)
     modules -= {
         "summary",
+        "bar",
         "batching",
         "checks",
         "planning",
         "recording",
         "modes",
+        "processes",
     }  # the name of a function, and none of a user's
     assert modules & set(MODULES) - {"data"} <= set(fmlp.__all__)
