@@ -22,18 +22,19 @@ from fmlp.random import Key
 from fmlp.tree import Array
 
 __all__ = [
+    "Examples",
     "Source",
     "as_array",
     "check_finite",
     "check_rows",
     "count_rows",
     "drawn",
+    "examples",
     "in_turn",
     "is_pair",
     "kind",
     "labels_of",
-    "row_weights",
-    "set_aside",
+    "prepared",
     "slices",
     "source",
     "take",
@@ -41,6 +42,61 @@ __all__ = [
 
 # Memory-mapped data larger than a window are shuffled by blocks into windows, and by rows within these.
 BLOCK, WINDOW = 128 << 10, 128 << 20
+
+
+class Examples(NamedTuple):
+    """Rows to train or to measure on, checked; those of weight 0 are left out, whatever they hold."""
+
+    x: Any
+    y: Array
+    weight: Array | None = None
+    """Of each row, as it was given: for metrics."""
+    loss_weight: Array | None = None
+    """Of each row, times that of its class: for the loss."""
+    left_out: int = 0
+    """How many rows had weight 0, on all ranks."""
+
+    def take(self, rows: Array) -> Examples:
+        """Return those rows; of memory-mapped arrays, without reading them."""
+        x = tree.map(lambda a: _subset(a, rows) if isinstance(a, np.memmap | _Subset) else take(a, rows), self.x)
+        weight, loss_weight = (w if w is None else w[rows] for w in (self.weight, self.loss_weight))
+        return Examples(x, take(self.y, rows), weight, loss_weight, self.left_out)
+
+
+def examples(name: str, data: Any, weight: Any = None, class_weight: Any = None, comm: Any = None) -> Examples:
+    """Check a pair (x, y) and the weights of its rows; raise ValueError or TypeError, which name what does not fit."""
+    x, y = tree.map(lambda a: a if isinstance(a, np.memmap) else as_array(a), data[0]), targets(name, data[1])
+    n = check_rows(name, x, y, comm)
+    found = Examples(x, y, *_row_weights("" if name == "data" else f"{name}: ", y, n, weight, class_weight, comm))
+    if found.loss_weight is not None:
+        rows = np.flatnonzero(found.loss_weight)
+        left_out = n - len(rows)
+        found = found.take(rows) if left_out else found
+        found = found._replace(left_out=left_out if comm is None else comm.allreduce(left_out))
+    check_finite(f"{name}: x", found.x)
+    check_finite(f"{name}: y", found.y)
+    return found
+
+
+def prepared(
+    data: Any, validation: Any, weight: Any, class_weight: Any, key: Key, comm: Any, loss: Any
+) -> tuple[Any, Examples | None]:
+    """Check what `fit` got, and return the data to train on, `Examples` or batches, and those to validate on."""
+    if is_pair(data):
+        data = examples("data", data, weight, class_weight, comm)
+    elif weight is not None or class_weight is not None:
+        raise ValueError("weight, class_weight: batches bring their own; yield (x, y, weight)")
+    if validation is None:
+        return data, None
+    if isinstance(validation, float | np.floating):
+        return _set_aside(data, float(validation), key, comm, loss)
+    if not isinstance(validation, tuple) or len(validation) not in (2, 3):
+        raise TypeError(
+            f"validation: expected a pair (x, y) or a fraction in (0, 1), got {given(validation)}; a third array may "
+            "hold the rows' weights"
+        )
+    x, y, validation_weight = (*validation, None)[:3]
+    return data, examples("validation", (x, y), validation_weight, comm=comm)
 
 
 class Source(NamedTuple):
@@ -52,29 +108,22 @@ class Source(NamedTuple):
     """How many batches an epoch has, where that is known."""
     inputs: Callable[[], Iterator[Any]]
     """All x in parts, to calibrate with."""
-    arrays: tuple[Any, Any] | None
+    examples: Examples | None
     """The data, unless they come as batches."""
     batch_size: int | None
-    weight: Array | None = None
-    """Of each row of the data."""
     windows: list[int] | None = None
     """Bytes of a row, a block and a window, where data are shuffled by windows."""
 
 
-def source(
-    data: Any, batch_size: int | None, weight: Any, class_weight: Any, shuffle: bool, comm: Any = None
-) -> Source:
-    """Say how `data`, a pair of arrays or an iterable of batches, come to the steps of `fit`; see there."""
+def source(data: Any, batch_size: int | None, shuffle: bool, comm: Any = None) -> Source:
+    """Say how `data`, `Examples` or an iterable of batches, come to the steps of `fit`; see there."""
     if isinstance(data, np.lib.npyio.NpzFile):
         raise TypeError(
             "data: expected a pair (x, y) of arrays, got an npz file, which cannot be memory-mapped. Take (file['x'], "
             "file['y']) if they fit into memory; else save each as npy and open it with np.load(path, mmap_mode='r')"
         )
-    if is_pair(data):
-        x, y = data
-        return _of_arrays(x, y, batch_size, weight, class_weight, shuffle, comm)
-    if weight is not None or class_weight is not None:
-        raise ValueError("weight, class_weight: batches bring their own; yield (x, y, weight)")
+    if isinstance(data, Examples):
+        return _of_examples(data, batch_size, shuffle, comm)
     if not isinstance(data, Iterable) or isinstance(data, Iterator):
         raise TypeError(
             "data: expected a pair (x, y) of arrays or an iterable of batches that can be gone through once an "
@@ -89,35 +138,39 @@ def _of_batches(data: Any, batch_size: int | None, shuffle: bool, comm: Any) -> 
         raise ValueError(f"batch_size: expected {own}, the size of the batches that the data are, got {batch_size}")
 
     def batches(key: Key | None = None) -> Iterator[tuple[Any, ...]]:
-        given = _checked(data if key is None or not hasattr(data, "shuffled") else data.shuffled(key))
+        given = _checked(data if key is None or not hasattr(data, "shuffled") else data.shuffled(key), comm is None)
         return given if comm is None else distributed.padded(comm, given)
 
     steps = getattr(data, "__len__", lambda: None)() if comm is None else None
     return Source(lambda key: batches(key if shuffle else None), steps, lambda: (x for x, *_ in batches()), None, None)
 
 
-def _checked(data: Iterable[Any]) -> Iterator[tuple[Any, Array, Any]]:
+def _checked(data: Iterable[Any], alone: bool) -> Iterator[tuple[Any, Array, Any]]:
     for batch in data:
         if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
             raise TypeError(
                 f"data: expected batches (x, y) or (x, y, weight), or all data as a tuple (x, y), got "
                 f"{kind(data)} whose first is {kind(batch)}"
             )
-        yield batch[0], np.asarray(targets("data", batch[1])), batch[2] if len(batch) == 3 else None
+        x, y, weight = batch[0], np.asarray(targets("data", batch[1])), batch[2] if len(batch) == 3 else None
+        if weight is not None and np.shape(weight) == y.shape[:1] and len(y) and not np.all(weight):
+            rows = np.flatnonzero(weight)  # the others count nothing, whatever they hold
+            x, y, weight = take(x, rows), y[rows], np.asarray(weight)[rows]
+            if alone and not rows.size:
+                continue
+        yield x, y, weight
 
 
-def _of_arrays(
-    x: Any, y: Any, batch_size: int | None, weight: Any, class_weight: Any, shuffle: bool, comm: Any
-) -> Source:
-    x, y = tree.map(lambda a: a if isinstance(a, np.memmap) else as_array(a), x), targets("data", y)
-    n = check_rows("data", x, y, comm)
-    w = row_weights(y, n, weight, class_weight, comm)
+def _of_examples(examples: Examples, batch_size: int | None, shuffle: bool, comm: Any) -> Source:
+    x, y, _, w, left_out = examples
+    n = len(y)
     here = None if comm is None else distributed.Rows(comm, n)
     total = here.total if here else n
     if batch_size is None:
         batch_size = min(32, total)
-    elif batch_size > total:
+    elif batch_size > total + left_out:
         raise ValueError(f"batch_size: expected at most {total}, the number of rows to train on, got {batch_size}")
+    batch_size = min(batch_size, total)
     parts, whole = slices(total, batch_size), slices(total, 1024)
     row_bytes = _mapped_bytes(x)
     if comm is not None:
@@ -147,25 +200,35 @@ def _of_arrays(
         return here.whole(x, whole, in_turn) if here else in_turn(x, whole)
 
     windows = [row_bytes, BLOCK, WINDOW] if row_bytes else None
-    return Source(batches, len(parts), inputs, (x, y), batch_size, w, windows)
+    return Source(batches, len(parts), inputs, examples, batch_size, windows)
 
 
-def row_weights(y: Array, n: int, weight: Any, class_weight: Any, comm: Any) -> Array | None:
-    """Multiply the weights of rows by those of their classes."""
-    if weight is None and class_weight is None:
-        return None
-    w = np.ones(n) if weight is None else np.asarray(array_of_numbers("weight", weight), np.float64)
-    _check_weight(w, n)
-    w = w.reshape(n)
-    if class_weight is not None:
-        labels, index, counts = np.unique(_labels(y), return_inverse=True, return_counts=True)
-        w = w * _per_class(labels, counts, class_weight, comm)[index]
-    if comm is not None and not w.any():
-        return w  # the ranks together need some weight: the epoch's end looks at that
-    if not (np.isfinite(w).all() and w.min() >= 0 and w.sum() > 0):
-        name = "weight" if class_weight is None else "class_weight"
-        raise ValueError(f"{name}: expected finite numbers of at least 0, not all 0, got {w.min()} to {w.max()}")
-    return w
+def _row_weights(
+    place: str, y: Array, n: int, weight: Any, class_weight: Any, comm: Any
+) -> tuple[Array | None, Array | None]:
+    """Return the weights of rows, and these multiplied by the weights of their classes; None for all ones."""
+    if weight is not None:
+        weight = np.asarray(array_of_numbers(f"{place}weight", weight), np.float64)
+        if weight.shape not in ((n,), (n, 1)):
+            raise ValueError(f"{place}weight: expected shape ({n},), one per row, got {weight.shape}")
+        weight = weight.reshape(n)
+        _check_weights(f"{place}weight", weight, comm)
+    if class_weight is None:
+        return weight, weight
+    w = np.ones(n) if weight is None else weight.copy()
+    rows = np.flatnonzero(w)
+    labels, index, counts = np.unique(_labels(y[rows]), return_inverse=True, return_counts=True)
+    w[rows] *= _per_class(labels, counts, class_weight, comm)[index]
+    _check_weights("class_weight", w, comm)
+    return weight, w
+
+
+def _check_weights(name: str, w: Array, comm: Any) -> None:
+    low, high = w.min(initial=0), w.max(initial=0)
+    some = w.any()
+    if not (np.isfinite(w).all() and low >= 0 and (some if comm is None else comm.allreduce(int(some)))):
+        low, high = (w.min(), w.max()) if w.size else (low, high)
+        raise ValueError(f"{name}: expected finite numbers of at least 0, not all 0, got {low} to {high}")
 
 
 def _labels(y: Array) -> Array:
@@ -209,11 +272,6 @@ def _per_class(labels: Array, counts: Array, class_weight: Any, comm: Any) -> Ar
 def _collected(comm: Any, value: Any) -> list[Any]:
     """Return the values of all ranks, in their order."""
     return [value] if comm is None else list(comm.allgather(value))
-
-
-def _check_weight(weight: Any, n: int) -> None:
-    if np.shape(weight) not in ((n,), (n, 1)):
-        raise ValueError(f"weight: expected shape ({n},), one per row, got {np.shape(weight)}")
 
 
 def labels_of(y: Array, *, whole: bool = False) -> Array | None:
@@ -266,26 +324,23 @@ def _can_stratify(labels: Array, held: int, *, say: bool) -> bool:
     return len(found) <= held
 
 
-def set_aside(data: Any, fraction: float, weight: Any, key: Key, comm: Any, loss: Any) -> tuple[Any, Any, Any]:
-    """Draw a fraction of the rows for validation: return the other rows, those drawn, and the others' weight.
+def _set_aside(data: Any, fraction: float, key: Key, comm: Any, loss: Any) -> tuple[Examples, Examples]:
+    """Draw a fraction of the rows for validation: return the other rows, and those drawn.
 
     Labels are drawn in proportion. Floats are labels where `loss` predicts labels.
     """
-    if not is_pair(data):
+    if not isinstance(data, Examples):
         raise TypeError(f"data: expected a pair (x, y) of arrays, of which validation is a fraction, got {kind(data)}")
     if not 0 < fraction < 1:
         raise ValueError(f"validation: expected a fraction in (0, 1) or a pair (x, y), got {fraction}")
-    n = check_rows("data", data[0], data[1], comm)
-    if weight is not None:
-        _check_weight(weight, n)
-    here = None if comm is None else distributed.Rows(comm, n)
-    n = here.total if here else n
+    here = None if comm is None else distributed.Rows(comm, len(data.y))
+    n = here.total if here else len(data.y)
     held = round(n * fraction)
     if not 0 < held < n:
         raise ValueError(f"validation: {fraction} of {n} rows leaves one side empty")
     generator = random.generator(key)
     order, of_labels = generator.permutation(n), losses.prediction_of(loss) in (losses.argmax, losses.positive)
-    every = _collected(comm, labels_of(targets("data", data[1]), whole=of_labels))
+    every = _collected(comm, labels_of(data.y, whole=of_labels))
     if all(own is not None for own in every) and _can_stratify(np.concatenate(every), held, say=of_labels):
         chosen = drawn(order, np.concatenate(every), held, int(generator.integers(n)))
         parts = [np.flatnonzero(~chosen), np.flatnonzero(chosen)]
@@ -293,13 +348,7 @@ def set_aside(data: Any, fraction: float, weight: Any, key: Key, comm: Any, loss
         parts = [np.sort(order[held:]), np.sort(order[:held])]
     if here:
         parts = [here.own(part) for part in parts]
-
-    def pick(rows: Array) -> tuple[Any, Any]:
-        x = tree.map(lambda a: _Subset(a, rows) if isinstance(a, np.memmap) else take(a, rows), data[0])
-        return x, take(np.asanyarray(data[1]), rows)
-
-    train, validation = map(pick, parts)
-    return train, validation, None if weight is None else np.asarray(weight)[parts[0]]
+    return data.take(parts[0]), data.take(parts[1])
 
 
 def slices(n: int, batch_size: int) -> list[slice]:
@@ -367,6 +416,10 @@ class _Subset:
 
     def __getitem__(self, at: slice | Array) -> Array:
         return np.asarray(self.array)[self.rows[at]]
+
+
+def _subset(mapped: np.memmap[Any, Any] | _Subset, rows: Array) -> _Subset:
+    return _Subset(mapped.array, mapped.rows[rows]) if isinstance(mapped, _Subset) else _Subset(mapped, rows)
 
 
 def _mapped(x: Any) -> Iterator[np.memmap[Any, Any]]:
@@ -439,8 +492,7 @@ def kind(value: Any) -> str:
 
 
 def check_rows(name: str, x: Any, y: Any, comm: Any = None) -> int:
-    """Return how many rows x and y both have; raise ValueError unless they do, on some rank, with finite numbers."""
-    y = targets(name, y)
+    """Return how many rows x and y both have; raise ValueError unless they do, on some rank."""
     if any(np.ndim(a) == 0 for a in [*tree.leaves(x), y]):
         raise ValueError(
             f"{name}: expected arrays with the examples along the first axis, got numbers in {kind(x)}; "
@@ -453,8 +505,6 @@ def check_rows(name: str, x: Any, y: Any, comm: Any = None) -> int:
     n = lengths.pop()
     if (n if comm is None else comm.allreduce(n)) < 1:
         raise ValueError(f"{name}: expected at least one row, got shapes {shapes}")
-    check_finite(f"{name}: x", x)
-    check_finite(f"{name}: y", y)
     return n
 
 

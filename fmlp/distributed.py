@@ -17,7 +17,7 @@ import functools
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from itertools import accumulate, count
+from itertools import accumulate
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -208,7 +208,7 @@ def _joined(*pieces: Any) -> Any:
 def padded(comm: Any, batches: Iterator[tuple[Any, Any, Any]]) -> Iterator[tuple[Any, Any, Any, int]]:
     """Yield ``(x, y, weight, start)`` on all ranks equally often: where the batches are used up, some of no rows."""
     empty: Any = None
-    for i in count():
+    while True:
         batch = next(batches, None)
         if batch is not None and all(np.ndim(leaf) == 0 for leaf in tree.leaves(batch[0])):
             batch = (np.asarray(batch[0]), *batch[1:])  # lists of numbers
@@ -216,7 +216,9 @@ def padded(comm: Any, batches: Iterator[tuple[Any, Any, Any]]) -> Iterator[tuple
         comm.Allgather(np.array(-1 if batch is None else len(batch[1])), rows)
         if rows.max() < 0:
             return
-        if i == 0:
+        if rows.max() == 0:  # all had weight 0
+            continue
+        if empty is None:
             empty = comm.bcast(batch and tree.map(lambda a: a[:0], batch[:2]), int(rows.argmax()))
         yield *(batch or (*empty, None)), int(rows[: comm.rank].clip(0).sum())
 

@@ -276,6 +276,15 @@ def wants_scores(metric: Any) -> str | None:
     return names[0] if asks else None
 
 
+def weight_keyword(metric: Any) -> str | None:
+    """Name the argument with which `metric` takes the rows' weights, ``weight`` or scikit-learn's ``sample_weight``."""
+    try:
+        parameters = inspect.signature(metric).parameters
+    except (TypeError, ValueError):  # not written in Python
+        return None
+    return next((name for name in ("weight", "sample_weight") if name in parameters), None)
+
+
 def has_a_name(metric: Any) -> bool:
     """Tell whether `metric` is a function that a module holds by its name: such a one keeps no state between calls."""
     return any(

@@ -27,7 +27,7 @@ from fmlp.bar import progress_bar
 from fmlp.checkpoint import Checkpoint, Progress, Saver, describe
 from fmlp.checks import choice, function, given, hinting, integer, number
 from fmlp.layers import Layer, check_net
-from fmlp.metrics import has_a_name, wants_output, wants_scores
+from fmlp.metrics import has_a_name, wants_output, wants_scores, weight_keyword
 from fmlp.modes import Calibration, Shard, pooled
 from fmlp.optim import Optimizer
 from fmlp.random import Key
@@ -219,7 +219,7 @@ def fit(
     epochs: int,
     key: Key,
     batch_size: int | None = None,
-    validation: tuple[Any, Any] | float | None = None,
+    validation: tuple[Any, Any] | tuple[Any, Any, Any] | float | None = None,
     metrics: Mapping[str, Metric] | None = None,
     early_stopping: EarlyStopping | None = None,
     callbacks: Sequence[Callable[[Epoch], Epoch | None]] = (),
@@ -241,12 +241,15 @@ def fit(
     each 1,024 blocks: no more than these are in memory. `key` is the source of all randomness: the same key gives the
     same result, bit for bit.
 
-    `validation` is a pair (x, y), or the fraction of `data` to set aside at random, each label in proportion. `metrics`
-    maps names to functions ``(y_true, y_pred) -> float``, which get predictions, or probabilities where
-    `metrics.on_output` marks them; after each epoch they are worked out at inference on the training and the validation
-    data (not on training data that come as batches). Functions of a module are tried once before the training starts.
-    `weight` gives each row of `data` a weight. `class_weight` gives each label one: a dict, an array of the weights of
-    the labels 0, 1, …, or "balanced" for n / (classes · count). Both multiply.
+    `validation` is a pair (x, y), or (x, y, weight), or the fraction of `data` to set aside at random, each label in
+    proportion, with the weights of its rows and classes. `metrics` maps names to functions ``(y_true, y_pred) ->
+    float``, which get predictions, or probabilities where `metrics.on_output` marks them; after each epoch they are
+    worked out at inference on the training and the validation data (not on training data that come as batches).
+    Functions of a module are tried once before the training starts. `weight` gives each row of `data` a weight.
+    `class_weight` gives each label one: a dict, an array of the weights of the labels 0, 1, …, or "balanced" for
+    n / (classes · count). Both multiply. Metrics that have an argument ``weight`` or ``sample_weight`` get the rows'
+    weights, but not those of the classes. Rows of weight 0 are left out, whatever they hold: the result is that of the
+    data without them, the shuffling, BatchNorm's statistics and the rows set aside included.
 
     Each callback gets an `Epoch`, its parameters calibrated, after every epoch and may return another. A bar shows the
     progress and the scores, in a narrow terminal as training/validation, unless `progress` is False. Ctrl-C ends
@@ -310,37 +313,35 @@ def fit(
     if comm is not None:
         others: dict[str, Any] = {
             "data": _shapes(data, "rows") if batching.is_pair(data) else "batches",
-            "validation": _shapes(validation, "rows") if batching.is_pair(validation) else describe(validation),
+            "validation": _shapes(validation, "rows") if isinstance(validation, tuple) else describe(validation),
         }
         others |= {"epochs": int(epochs), "checkpoint": checkpoint is not None, "callbacks": len(callbacks)}
         distributed.check_same(comm, settings | others)
-    if isinstance(validation, float | np.floating):
-        data, held_out, weight = batching.set_aside(data, validation, weight, split_key, comm, loss)
-    else:
-        held_out = validation
-    source = batching.source(data, batch_size, weight, class_weight, shuffle, comm)
-    if held_out is not None:
-        _check_validation(held_out, source, comm)
-    reached, shared = Progress(params, optimizer.init(params), params), comm is not None and not source.arrays
+    train, held_out = batching.prepared(data, validation, weight, class_weight, split_key, comm, loss)
+    source = batching.source(train, batch_size, shuffle, comm)
+    if held_out and source.examples:
+        _check_same_shape(source.examples.x, held_out.x)
+    reached, shared = Progress(params, optimizer.init(params), params), comm is not None and not source.examples
     if settings:
-        for name, arrays in (("data", source.arrays), ("validation", held_out)):
-            settings[name] = _shapes(arrays, comm.allreduce(len(arrays[1])) if comm is not None and arrays else None)
-        if comm is None and not source.arrays:
+        for name, rows in (("data", source.examples), ("validation", held_out)):
+            total = comm.allreduce(len(rows.y)) if comm is not None and rows else None
+            settings[name] = _shapes(rows and (rows.x, rows.y), total)
+        if comm is None and not source.examples:
             settings["data"] = _batches_told(data)
         settings["batch_size"] = source.batch_size
         if source.windows:
             settings["windows"] = source.windows
     if comm is not None:
         distributed.check_same(comm, settings)
-    if source.arrays:
+    if source.examples:
         # Of one row, BatchNorm has no statistics; a rank's part of a batch may be as small as it likes.
-        fewest = 2 if comm is not None else min(2, source.batch_size or 2, len(source.arrays[1]))
-        _check_targets("data", net, params, loss, source.arrays, fewest, source.weight)
-    if held_out is not None:
+        fewest = 2 if comm is not None else min(2, source.batch_size or 2, len(source.examples.y))
+        _check_targets("data", net, params, loss, source.examples, fewest)
+    if held_out:
         _check_targets("validation", net, params, loss, held_out)
-    for arrays in (source.arrays, held_out) if comm is None else ():  # one rank's rows may lack a class
-        if arrays:
-            _try_metrics(net, params, arrays, loss, metrics)
+    for rows in (source.examples, held_out) if comm is None else ():  # one rank's rows may lack a class
+        if rows:
+            _try_metrics(net, params, rows, loss, metrics)
 
     saver = Saver(checkpoint if main else None, settings, reached)
     record: dict[str, float] = {}
@@ -361,13 +362,13 @@ def fit(
                 todo = zip(source.batches(shuffle_key), _keys(steps_key), strict=False)
                 for i, (batch, step_key) in enumerate(islice(todo, first, None), first):
                     with np.errstate(**UNTOLD):
-                        value, next_grads, rows = step(params, *batch, step_key)
+                        value, next_grads, share = step(params, *batch, step_key)
                         if not isfinite(value):
                             raise distributed.agreed(_non_finite(epoch, i, value, params, before, grads), comm)
                         grads, before = next_grads, params
                         updates, state = optimizer.update(grads, state, params)
                         params = optim.apply_updates(params, updates)
-                    total, total_weight = total + rows * float(value), total_weight + rows
+                    total, total_weight = total + share * float(value), total_weight + share
                     reached = Progress(params, state, best, epoch, i + 1, total, total_weight, history, seconds=seconds)
                     saver.after_step(reached)
                     interrupts.check()
@@ -379,7 +380,7 @@ def fit(
                     raise distributed.agreed(_non_finite(epoch, i + 1, None, params, before, grads), comm)
 
                 record = {"loss": total / total_weight}
-                measured = held_out is not None or (metrics and source.arrays)
+                measured = held_out is not None or (metrics and source.examples)
                 if measured or callbacks:
                     params = _calibrated(net, params, source.inputs(), comm, parts=shared)
                 if measured:
@@ -455,8 +456,9 @@ def evaluate(
 
     `metrics` get ``(y_true, y_pred)`` with y_pred read off the network's output as the loss says (`losses.Loss`): the
     prediction, the probabilities for functions marked by `metrics.on_output`, or without a loss the output itself.
-    `weight` is the loss's. With `comm`, as in `fit`, the data are those of all ranks: each predicts its own, rank 0
-    works out the metrics, and all return the same.
+    `weight` gives each row a weight, in the loss and in metrics that have an argument ``weight`` or ``sample_weight``;
+    rows of weight 0 are left out, whatever they hold. With `comm`, as in `fit`, the data are those of all ranks: each
+    predicts its own, rank 0 works out the metrics, and all return the same.
 
     Raises ValueError or TypeError before any work for arguments that do not fit, and for a NaN or an infinity in arrays
     that are not memory-mapped.
@@ -479,24 +481,21 @@ def evaluate(
         check_output(net.apply, loss)
     _check_metrics(metrics, loss)
     distributed.check_comm(comm)
-    n = batching.check_rows("data", data[0], data[1], comm)
-    if weight is not None:
-        batching.row_weights(np.asanyarray(data[1]), n, weight, None, comm)
-    return _evaluated(net, params, data, loss, metrics, weight, batch_size, comm)
+    rows = batching.examples("data", data, weight, comm=comm)
+    return _evaluated(net, params, rows, loss, metrics, batch_size, comm)
 
 
 def _evaluated(
     net: Layer,
     params: Tree,
-    data: tuple[Any, Any],
+    rows: batching.Examples,
     loss: Any,
     metrics: Any,
-    weight: Any = None,
     batch_size: int = 1024,
     comm: Any = None,
 ) -> dict[str, float]:
-    x, y = data
-    output = predict(net, params, x, batch_size=batch_size)
+    y, weight = rows.y, rows.loss_weight
+    output = predict(net, params, rows.x, batch_size=batch_size)
     scores = {}
     if loss is not None:
         if comm is None or len(y):
@@ -506,7 +505,7 @@ def _evaluated(
             parts = comm.allgather((scores.get("loss", 0.0), share))
             scores["loss"] = sum(value * share for value, share in parts) / (sum(share for _, share in parts) or 1.0)
     if metrics:
-        scores |= _measured(output, y, loss, metrics, comm)
+        scores |= _measured(output, rows, loss, metrics, comm)
     return scores if comm is None else cast(dict[str, float], comm.bcast(scores))
 
 
@@ -648,8 +647,8 @@ def _scores(
 ) -> dict[str, float]:
     """Work out the metrics on the training data, and loss and metrics on the validation data, at inference."""
     scores: dict[str, float] = {}
-    if metrics and source.arrays:
-        train = _evaluated(net, params, source.arrays, loss, metrics, comm=comm)
+    if metrics and source.examples:
+        train = _evaluated(net, params, source.examples, loss, metrics, comm=comm)
         scores |= {name: train[name] for name in metrics}
     if validation is not None:
         held_out = _evaluated(net, params, validation, loss, metrics, comm=comm)
@@ -657,9 +656,11 @@ def _scores(
     return scores
 
 
-def _measured(output: Array, y: Any, loss: Any, metrics: Mapping[str, Metric], comm: Any = None) -> dict[str, float]:
+def _measured(
+    output: Array, rows: batching.Examples, loss: Any, metrics: Mapping[str, Metric], comm: Any = None
+) -> dict[str, float]:
     """Work out metrics of the predictions, or of the probabilities where they want the output; with ranks on rank 0."""
-    predict, y_true = losses.prediction_of(loss), np.asarray(y)
+    predict, y_true, weight = losses.prediction_of(loss), np.asarray(rows.y), rows.weight
     y_pred = y_score = predict(output)
     if any(map(wants_output, metrics.values())):
         y_score = losses.probabilities_of(loss)(output)
@@ -667,15 +668,18 @@ def _measured(output: Array, y: Any, loss: Any, metrics: Mapping[str, Metric], c
         y_true = predict(y_true)
     y_pred, y_score = (p.reshape(y_true.shape) if _same_width(y_true, p) else p for p in (y_pred, y_score))
     if comm is not None:
-        gathered = comm.gather((y_true, y_pred, y_score))
+        gathered = comm.gather((y_true, y_pred, y_score, weight))
         if comm.rank != 0:
             return {}
-        y_true, y_pred, y_score = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
+        *arrays, weights = zip(*gathered, strict=True)
+        y_true, y_pred, y_score = map(np.concatenate, arrays)
+        weight = weight if weight is None else np.concatenate(weights)
     scores = {}
     for name, metric in metrics.items():
         on_output = wants_output(metric)
         try:
-            score = metric(y_true, y_score if on_output else y_pred)
+            keyword = weight_keyword(metric) if weight is not None else None
+            score = metric(y_true, y_score if on_output else y_pred, **({keyword: weight} if keyword else {}))
         except (TypeError, ValueError, IndexError) as error:
             advice = ""
             if loss is None:
@@ -692,15 +696,15 @@ def _same_width(a: Array, b: Array) -> bool:
     return a.size == b.size and prod(a.shape[1:]) == prod(b.shape[1:])
 
 
-def _try_metrics(net: Layer, params: Tree, data: tuple[Any, Any], loss: Any, metrics: Mapping[str, Metric]) -> None:
+def _try_metrics(net: Layer, params: Tree, rows: batching.Examples, loss: Any, metrics: Mapping[str, Metric]) -> None:
     """Try metrics on all targets before the training starts, next to the network's first two outputs, repeated.
 
     A lambda or a function within a function may count its calls: they are not tried.
     """
     if not metrics:
         return
-    two = np.arange(2) % len(data[1])
-    first = net.apply(params, batching.take(data[0], two), train=Calibration(), key=random.key(0))
+    two = np.arange(2) % len(rows.y)
+    first = net.apply(params, batching.take(rows.x, two), train=Calibration(), key=random.key(0))
     if not isinstance(first, np.ndarray):
         raise TypeError(
             f"metrics: expected a network with one output, got {batching.kind(first)}; join the outputs with "
@@ -709,7 +713,7 @@ def _try_metrics(net: Layer, params: Tree, data: tuple[Any, Any], loss: Any, met
     tried = {name: metric for name, metric in metrics.items() if has_a_name(metric)}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        _measured(np.resize(first, (len(data[1]), *first.shape[1:])), data[1], loss, tried)
+        _measured(np.resize(first, (len(rows.y), *first.shape[1:])), rows, loss, tried)
 
 
 def _shapes(values: Tree, rows: int | str | None = None) -> dict[str, str]:
@@ -751,21 +755,15 @@ def _called(callback: Callable[[Epoch], Epoch | None], epoch: Epoch) -> Epoch:
     return now
 
 
-def _check_validation(validation: Any, source: batching.Source, comm: Any) -> None:
-    if not batching.is_pair(validation):
-        raise TypeError(f"validation: expected a pair (x, y) or a fraction in (0, 1), got {given(validation)}")
-    batching.check_rows("validation", validation[0], validation[1], comm)
-    if source.arrays:
-        train_shapes, shapes = ([np.shape(a)[1:] for a in tree.leaves(x)] for x in (source.arrays[0], validation[0]))
-        if train_shapes != shapes:
-            raise ValueError(f"validation: expected examples of shape {train_shapes}, as in training, got {shapes}")
+def _check_same_shape(x: Tree, validation: Tree) -> None:
+    shapes, others = ([np.shape(a)[1:] for a in tree.leaves(part)] for part in (x, validation))
+    if shapes != others:
+        raise ValueError(f"validation: expected examples of shape {shapes}, as in training, got {others}")
 
 
-def _check_targets(
-    name: str, net: Layer, params: Tree, loss: Any, data: tuple[Any, Any], rows: int = 2, weight: Any = None
-) -> None:
+def _check_targets(name: str, net: Layer, params: Tree, loss: Any, data: batching.Examples, rows: int = 2) -> None:
     """Let a loss of fmlp's own look at all targets before the training starts, next to an output of zeros."""
-    x, y = data[0], np.asanyarray(data[1])
+    x, y = data.x, data.y
     if not len(y) or unbound(loss).__module__ != losses.__name__:  # a rank may have no rows
         return
     try:
@@ -777,11 +775,8 @@ def _check_targets(
     if not isinstance(first, np.ndarray):
         return
     for part in batching.slices(len(y), 1 << 16):
-        weights = {} if weight is None else {"weight": weight[part]}
-        if weights and not weights["weight"].any():
-            continue
         try:
-            loss(np.zeros((len(y[part]), *first.shape[1:]), first.dtype), y[part], **weights)
+            loss(np.zeros((len(y[part]), *first.shape[1:]), first.dtype), y[part])
         except (TypeError, ValueError) as error:
             raise _inside(name, error) from None
 

@@ -79,6 +79,8 @@ def case(seed, dtype, comm=COMM):
     net = drawn_network(draw)
     _, params = net.init(random.key(seed), (width,))
     weight = draw.uniform(size=n) if draw.random() < 0.5 else None
+    if weight is not None and seed % 3 == 0:
+        weight[CLASSES::4] = 0
     settings = {
         "loss": losses.cross_entropy,
         "optimizer": [optim.sgd(0.05, 0.9), optim.adam(schedules.exponential_lr(0.01, 0.99))][draw.integers(2)],

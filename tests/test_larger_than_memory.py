@@ -94,7 +94,7 @@ def test_each_row_of_a_window_brings_its_own_target_and_weight(tmp_path, monkeyp
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     monkeypatch.setattr(batching, "BLOCK", 4 * 16)
     monkeypatch.setattr(batching, "WINDOW", window_rows * 16)
-    source = batching.source((mapped, rows), 8, rows + 1.0, None, shuffle)
+    source = batching.source(batching.examples("data", (mapped, rows), rows + 1.0), 8, shuffle)
     x, y, weight = (np.concatenate(parts) for parts in zip(*source.batches(random.key(0)), strict=True))
     assert np.array_equal(np.sort(y), rows)
     assert np.array_equal(x[:, 0], y)

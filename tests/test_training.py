@@ -228,7 +228,7 @@ def test_batches_of_ones_own_are_the_same_as_arrays_cut_without_shuffling():
     batches = fit_classes(data=[(x[p], y[p]) for p in parts])
     assert plain.history == batches.history
     assert_same_bits(plain.state, batches.state)
-    weight = np.linspace(0, 1, 60)
+    weight = np.linspace(0.1, 1, 60)
     weighted = fit_classes(data=(x, y), batch_size=20, shuffle=False, weight=weight)
     assert weighted.history == fit_classes(data=[(x[p], y[p], weight[p]) for p in parts]).history
 
@@ -725,6 +725,92 @@ def test_weights_follow_their_rows_when_a_fraction_is_set_aside():
     assert_same_bits(a.params, b.params)
 
 
+ZEROS = np.arange(60) % 3 == 0
+"""Rows of weight 0, which hold what no training could bear."""
+
+
+def with_zeros(weight):
+    x, y = classes()
+    return np.where(ZEROS[:, None], nan, x), np.where(ZEROS, -1, y), np.where(ZEROS, 0, weight)
+
+
+def mapped(tmp_path, x):
+    np.save(tmp_path / "x.npy", x)
+    return np.load(tmp_path / "x.npy", mmap_mode="r")
+
+
+@pytest.mark.parametrize("weight", [1, np.linspace(1, 2, 60)], ids=["ones", "weights"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"validation": 0.25},
+        {"validation": classes(9)},
+        {"validation": 0.25, "class_weight": "balanced"},
+        {"class_weight": {0: 1.0, 1: 2.0, 2: 3.0}, "batch_size": 50},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "as_x", [lambda _, x: x, mapped, lambda _, x: sparse.csr_array(x)], ids=["array", "map", "csr"]
+)
+def test_rows_of_weight_zero_are_left_out_whatever_they_hold(tmp_path, as_x, settings, weight):
+    """The network has a BatchNorm and a Dropout: their statistics and masks do not see them either."""
+    x, y, w = with_zeros(weight)
+    settings = {"metrics": {"f1": metrics.f1}, **settings}
+    if as_x(tmp_path, x) is not x:
+        net = serial(Dense(8), BatchNorm(), Dropout(0.2), Dense(3))
+        settings |= {"net": net, "params": params_of(net)}
+    result = fit_classes(data=(as_x(tmp_path, x), y), weight=w, **settings)
+    kept = (x[~ZEROS], y[~ZEROS])
+    settings["batch_size"] = min(settings.get("batch_size", 8), len(kept[1]))
+    without = fit_classes(data=(as_x(tmp_path, kept[0]), kept[1]), weight=w[~ZEROS], **settings)
+    assert_same_bits(result[:3], without[:3])
+
+
+def test_rows_of_weight_zero_within_batches_are_left_out_and_batches_of_only_such():
+    x, y, w = with_zeros(1.0)
+    parts = [slice(a, a + 20) for a in (0, 20, 40)]
+    result = fit_classes(data=[*((x[p], y[p], w[p]) for p in parts), (x[:5] * nan, y[:5] - 9, w[:5] * 0)])
+    kept = [np.flatnonzero(~ZEROS[p]) + p.start for p in parts]
+    assert_same_bits(result[:3], fit_classes(data=[(x[k], y[k], w[k]) for k in kept])[:3])
+
+
+def test_weights_and_class_weights_belong_to_the_rows_that_are_set_aside():
+    x, _ = numbers()
+    odd = np.arange(40) % 2
+    settings = {"net": Dense(1, bias=False), "params": {"w": np.zeros((4, 1))}, "optimizer": optim.sgd(1e-9)}
+    scores = fit(data=(x, np.where(odd, 0.0, 50.0)), weight=odd, validation=0.5, **settings).history
+    assert max(scores["val_loss"] + scores["loss"]) < 1e-6
+    by_class = fit(data=(x, odd), class_weight={0: 1, 1: 3}, validation=0.5, loss=losses.mse, **settings)
+    by_row = fit(data=(x, odd), weight=1 + 2 * odd, validation=0.5, loss=losses.mse, **settings)
+    assert by_class.history == by_row.history
+
+
+def test_a_validation_pair_may_bring_weights_and_evaluate_and_history_agree():
+    x, y, w = with_zeros(np.linspace(1, 2, 60))
+    seen = []
+
+    def like_scikit_learn(y_true, y_pred, sample_weight=None):
+        seen.append(sample_weight)
+        return metrics.accuracy(y_true, y_pred, weight=sample_weight)
+
+    scored = {"accuracy": metrics.accuracy, "same": like_scikit_learn, "plain": lambda t, p: np.mean(t == p)}
+    result = fit_classes(validation=(x, y, w), metrics=scored, class_weight={0: 1, 1: 2, 2: 9})
+    kept = x[~ZEROS], y[~ZEROS]
+    for data, weight in (((x, y), w), (kept, w[~ZEROS])):
+        scores = fmlp.evaluate(
+            CLASSIFIER, result.params, data, loss=losses.cross_entropy, metrics=scored, weight=weight
+        )
+        assert {name: result.history[f"val_{name}"][-1] for name in scores} == scores
+    output = fmlp.predict(CLASSIFIER, result.params, kept[0])
+    assert scores["loss"] == losses.cross_entropy(output, kept[1], weight=w[~ZEROS])
+    assert scores["accuracy"] == metrics.accuracy(kept[1], output.argmax(1), weight=w[~ZEROS])
+    assert scores["accuracy"] == scores["same"]
+    assert scores["plain"] == np.mean(kept[1] == output.argmax(1)) != scores["accuracy"]
+    assert seen[0] is None  # of classes, which only the loss weighs
+
+
 # ------------------------------------------------------------------------------- what is not finite
 
 
@@ -837,13 +923,6 @@ def test_a_layer_that_copies_its_batch_norms_parameters_cannot_be_calibrated():
         fmlp.calibrate(net, net.init(random.key(0), (4,))[1], NUMBERS[0])
 
 
-def test_labels_of_weight_zero_may_be_missing():
-    x, y = classes()
-    weight, holed = np.arange(len(y)) % 2, np.where(np.arange(len(y)) % 2, y, -1)
-    with_holes, without = (fit_classes(data=(x, labels), weight=weight) for labels in (holed, y))
-    assert_same_bits(with_holes.params, without.params)
-
-
 def test_the_bar_works_for_batches_of_unknown_number(capsys):
     x, y = numbers()
 
@@ -924,6 +1003,9 @@ HOLED = np.where(X > 1, nan, X)
             "^weight: expected finite numbers of at least 0, .* got -1.0 to 2",
         ),
         ({"weight": np.zeros(40)}, ValueError, "^weight: .* not all 0, got 0.0 to 0.0"),
+        ({"validation": (X, Y, np.ones(3))}, ValueError, r"^validation: weight: expected shape \(40,\), .* got \(3,\)"),
+        ({"validation": (X, Y, -np.ones(40))}, ValueError, "^validation: weight: .* at least 0, .* got -1.0 to -1.0"),
+        ({"validation": (X, Y, Y, Y)}, TypeError, r"^validation: expected a pair \(x, y\) .* got a tuple of 4"),
         ({"weight": np.full(40, nan)}, ValueError, "^weight: expected finite .* got nan"),
         ({"weight": np.ones(40), "data": [(X, Y)]}, ValueError, "^weight, class_weight: batches bring their own"),
         ({"class_weight": "balance"}, TypeError, "^class_weight: expected a dict .* or 'balanced', got 'balance'"),
