@@ -27,7 +27,7 @@ import numpy as np
 
 from fmlp.activations import clip, floating, hardsigmoid, log_sigmoid, log_softmax, sigmoid, softmax
 from fmlp.autodiff import Differentiable, Pullback, half_in_single, unbound
-from fmlp.checks import array_of_numbers, function, number
+from fmlp.checks import array_of_numbers, function, number, unmasked
 from fmlp.recording import asarray
 from fmlp.tree import Array
 
@@ -238,7 +238,8 @@ def cross_entropy(logits: Array, y: Any, *, weight: Any = None, label_smoothing:
     if type(label_smoothing) is not float or not 0 <= label_smoothing <= 1:
         label_smoothing = number("label_smoothing", label_smoothing, "[0, 1]")
     n, k = logits.shape
-    y = asarray(array_of_numbers("y", y))
+    # Labels may be text, which gets advice below.
+    y = asarray(unmasked("y", y) if isinstance(y, np.ndarray) else array_of_numbers("y", y))
     if y.dtype.kind in "iu" and y.shape == (n, 1):  # a column is a vector
         y = y[:, 0]
     # Classes first: NumPy reduces over the long, contiguous axis much faster. Halves, because differences may overflow.
