@@ -1,9 +1,10 @@
 """Planning: a recording as a Python function that repeats its calls into the same memory.
 
 Most arrays of a plan lie in memory that is allocated once, when the plan is made. Only what leaves it is made anew by
-each replay. Three passes, none of which changes a bit, spare work: "needed" drops the calls whose results nobody reads,
+each replay. These passes, none of which changes a bit, spare work: "needed" drops the calls whose results nobody reads,
 "reuse" gives memory to another array as soon as its last reader is done, "in_place" lets an element-wise result take
-the memory of an operand that dies, and "joined" lets the parts of a vector be written where the vector will have them.
+the memory of an operand that dies, "joined" lets the parts of a vector be written where the vector will have them, and
+"numbers_first" works out numbers before arrays, so that more of what dies may be memory that the caller donated.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from fmlp.recording import Call, Ref, Tape, indices, mapped, name_of
+from fmlp.recording import SYMBOLS, Call, Ref, Tape, indices, mapped, name_of
 from fmlp.tree import Array, aligned, concatenated
 
 __all__: list[str] = []
 
-PASSES = frozenset({"needed", "reuse", "in_place", "joined"})
+PASSES = frozenset({"needed", "reuse", "in_place", "joined", "numbers_first"})
 
 MISS = object()
 """What a replay returns that met another path than the recorded one, or an error."""
@@ -66,7 +67,8 @@ class _Planner:
         self, tape: Tape, inputs: dict[int, str], result: Any, donated: Iterable[int], passes: frozenset[str]
     ) -> None:
         self.values, self.inputs, self.result, self.passes = tape.values, inputs, result, passes
-        self.calls = _needed(tape, result) if "needed" in passes else tape.calls
+        calls = _needed(tape, result) if "needed" in passes else tape.calls
+        self.calls = self._numbers_first(calls) if "numbers_first" in passes else calls
         self.scope: dict[str, Any] = {"errstate": np.errstate, "MISS": MISS} | dict.fromkeys(inputs.values())
         self.nbytes = 0
         self.memory: dict[int, Any] = {}  # by value: what lies in the plan's own memory
@@ -114,10 +116,24 @@ class _Planner:
 
     def _can_fail(self, call: Call) -> bool:
         """Tell whether a replay of the call may raise, or go another way."""
-        if call.form == "guard" or "raise" in call.errors.values():
-            return True
-        sure = self._placeable(call) or isinstance(getattr(call.f, "__self__", call.f), np.ufunc)
-        return call.form == "new" and not sure and name_of(call.f).strip(".()") not in _SURE
+        return call.form == "guard" or "raise" in call.errors.values() or not self._sure(call)
+
+    def _sure(self, call: Call) -> bool:
+        """Tell whether a call gives the shapes and dtypes that it gave."""
+        known = isinstance(getattr(call.f, "__self__", call.f), np.ufunc) or name_of(call.f).strip(".()") in _SURE
+        return call.form != "new" or known or self._placeable(call)
+
+    def _numbers_first(self, calls: list[Call]) -> list[Call]:
+        """Move what is worked out from numbers alone to the front: it may fail, and donated memory waits for that."""
+        early = {i for i in self.inputs if not isinstance(self.values[i].array, np.ndarray)}
+        first = []
+        for call in calls:
+            operands = {*indices((call.args, call.kwargs))}
+            numbers = not any(isinstance(self.values[i].array, np.ndarray) for i in call.results)
+            if call.form == "new" and numbers and operands <= early:
+                first.append(call)
+                early |= {*call.results}
+        return first + [call for call in calls if not any(call is other for other in first)]
 
     # ------------------------------------------------------------------------------------- memory
 
@@ -135,7 +151,7 @@ class _Planner:
                 home, array = self._home(i), self.values[i].array
                 mine = home not in self.inputs or (home in self.donated and at >= self.safe)
                 alone = all(j == i or self._home(j) != home for j in operands)
-                whole = i == self.values[i].root and _layout(array) == _layout(result)
+                whole = i == self.values[i].root and isinstance(array, np.ndarray) and _layout(array) == _layout(result)
                 if mine and alone and whole and self.last[home] == at:
                     self.home[call.results[0]] = home
                     self.last[home] = self.last[call.results[0]]
@@ -213,8 +229,13 @@ class _Planner:
                 errors = call.errors
                 if errors:
                     lines.append(f"with errstate({', '.join(f'{k}={v!r}' for k, v in errors.items())}):")
-            shapes = ", ".join(str(self.values[i].array.shape) for i in call.results)
-            lines.append(f"{'    ' * bool(errors)}{text:<50}  # {call.place} {shapes}".rstrip(" #"))
+            indent = "    " * bool(errors)
+            shapes = ", ".join(str(np.shape(self.values[i].array)) for i in call.results)
+            lines.append(f"{indent}{text:<50}  # {call.place} {shapes}".rstrip(" #"))
+            for i in () if self._sure(call) else call.results:
+                if isinstance(array := self.values[i].array, np.ndarray):
+                    dtype = self._name(array.dtype.name, array.dtype)
+                    lines.append(f"{indent}if v{i}.shape != {array.shape} or v{i}.dtype != {dtype}: return MISS")
         return lines
 
     def _call(self, call: Call) -> str:
@@ -247,6 +268,10 @@ class _Planner:
     def _write_joined(self, call: Call) -> str:
         """Copy the parts of a vector that do not lie there already."""
         (vector,), start, copies = call.results, 0, []
+        parts = [self._text(part) for part in call.args[0]]
+        if not any(i in self.within for i in indices(call.args[0])):
+            concatenate = self._name("concatenate", np.concatenate)
+            return f"{concatenate}([{', '.join(parts)}], axis=None, out={self._text(Ref(vector))})"
         for i in indices(call.args[0]):
             array = self.values[i].array
             if i not in self.within:
@@ -261,8 +286,9 @@ class _Planner:
         args, kwargs = self._arguments(call)
         if call.f is operator.getitem:
             return f"{args[0]}[{self._index(call.args[1])}]"
-        if call.f is operator.pow:
-            return f"{args[0]} ** {args[1]}"
+        if (symbol := SYMBOLS.get(call.f, "abs")) != "abs":
+            args = [f"({arg})" if arg.startswith("-") else arg for arg in args]
+            return f" {symbol} ".join(args) if len(args) == 2 else symbol + args[0]
         if name.startswith("."):
             return args[0] + (name[:-1] + ", ".join([*args[1:], *kwargs, *more]) + ")" if name.endswith(")") else name)
         return f"{self._function(call.f)}({', '.join([*args, *kwargs, *more])})"

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.mixins import NDArrayOperatorsMixin
 
 __all__ = ["asarray", "primitive"]
 
@@ -52,9 +51,11 @@ def asarray(x: Any, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
     >>> asarray([1, 2], np.float32)
     array([1., 2.], dtype=float32)
     """
-    if type(x) is StandIn:
-        return x if dtype is None else x.astype(dtype, copy=False)  # type: ignore[return-value]
-    return np.asarray(x, dtype)
+    if type(x) is not StandIn:
+        return np.asarray(x, dtype)
+    if not isinstance(x, np.ndarray):
+        return x._tape.call(np.asarray, (x, dtype), {})  # type: ignore[no-any-return]
+    return x if dtype is None else x.astype(dtype, copy=False)
 
 
 class Refused(BaseException):
@@ -178,9 +179,9 @@ class Tape:
         many = isinstance(result, tuple | list)
         stand_ins, roots = [], set()
         for array in result if many else [result]:
-            if type(array) is not np.ndarray and not isinstance(array, np.generic):
+            if type(array) not in (np.ndarray, int, float) and not isinstance(array, np.generic):
                 raise self.refuse(f"reads {_named(array)} by {name_of(f)}", "let NumPy work with the array itself")
-            same = [i for i in used if self.values[i].array is array]
+            same = [i for i in used if self.values[i].array is array and isinstance(array, np.ndarray)]
             if same and not many:
                 if len(same) > 1:
                     raise self.refuse(f"writes into an operand of {name_of(f)}", "name it: out=")
@@ -207,8 +208,8 @@ class Tape:
         self.calls.append(Call(form, f, args, kwargs, results, _settings(), _place(), _line()))
 
 
-class StandIn(NDArrayOperatorsMixin):
-    """What a function meets in place of an array while it is recorded."""
+class StandIn:
+    """What a function meets in place of an array, or of a number worked out from one, while it is recorded."""
 
     __slots__ = ("_index", "_tape", "_value")
     __hash__ = None  # type: ignore[assignment]
@@ -222,8 +223,6 @@ class StandIn(NDArrayOperatorsMixin):
         return type(self._value)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(self._value, np.generic) and kwargs.get("out") == (self,):  # x += 1 of a scalar makes a new one
-            del kwargs["out"]
         return self._tape.call(ufunc if method == "__call__" else getattr(ufunc, method), args, kwargs)
 
     def __array_function__(self, f: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -249,19 +248,6 @@ class StandIn(NDArrayOperatorsMixin):
     def __setitem__(self, at: Any, value: Any) -> None:
         self._tape.call(operator.setitem, (self, at, value), {})
 
-    def __pow__(self, exponent: Any) -> Any:  # x ** 2 is not np.power(x, 2): NumPy takes the square
-        return self._tape.call(operator.pow, (self, exponent), {})
-
-    def __rpow__(self, base: Any) -> Any:
-        return self._tape.call(operator.pow, (base, self), {})
-
-    def __ipow__(self, exponent: Any) -> Any:
-        power = self**exponent
-        if isinstance(self._value, np.generic):
-            return power
-        self[...] = power
-        return self
-
     def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(len(self)))
 
@@ -280,6 +266,40 @@ class StandIn(NDArrayOperatorsMixin):
     __repr__ = __format__ = __reduce_ex__ = _read
     __array_interface__ = __array_struct__ = property(_read)
 
+
+_TABLE = """
+neg - negative, pos + positive, invert ~ invert, abs abs absolute, lt < less, le <= less_equal, eq == equal,
+ne != not_equal, gt > greater, ge >= greater_equal, add + add, sub - subtract, mul * multiply, truediv / divide,
+floordiv // floor_divide, mod % remainder, pow ** power, matmul @ matmul, lshift << left_shift, rshift >> right_shift,
+and_ & bitwise_and, or_ | bitwise_or, xor ^ bitwise_xor
+"""
+
+SYMBOLS: dict[Callable[..., Any], str] = {}
+"""How Python's operators are written."""
+
+
+def _operator(f: Any, ufunc: Any, kind: str) -> Callable[..., Any]:
+    """Make an operator of stand-ins: as it is, reflected ("r"), or in place ("i"). For arrays, NumPy calls a ufunc."""
+
+    def method(self: Any, *others: Any) -> Any:
+        args = (*others, self) if kind == "r" else (self, *others)
+        if not any(isinstance(x, np.ndarray) for x in args):
+            return self._tape.call(f, args, {})
+        if f is operator.pow:  # x ** 2 is a square, and not np.power
+            power = self._tape.call(f, args, {})
+            if kind != "i" or not isinstance(self, np.ndarray):
+                return power
+            self[...] = power
+            return self
+        return self._tape.call(ufunc, args, {"out": (self,)} if kind == "i" and isinstance(self, np.ndarray) else {})
+
+    return method
+
+
+for _name, _symbol, _ufunc in map(str.split, _TABLE.split(",")):
+    SYMBOLS[_f := getattr(operator, _name)] = _symbol
+    for _kind in ("", "r", "i"):
+        setattr(StandIn, f"__{_kind}{_name.strip('_')}__", _operator(_f, getattr(np, _ufunc), _kind))
 
 _FIXED = {np.can_cast, np.iscomplexobj, np.isrealobj, np.ndim, np.result_type, np.shape, np.size}
 """Functions that ask for shapes and dtypes, which are the same at each replay."""

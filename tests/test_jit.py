@@ -1,6 +1,7 @@
 """jit: a plan gives the bits of the function, whatever it plans; and what cannot be planned runs as it is written."""
 
 import importlib
+import math
 import os
 import pickle
 import signal
@@ -164,6 +165,36 @@ def test_python_values_are_constants_of_a_plan():
     assert_same(f, f.__wrapped__, {"x": 1}["x"], np.float32(3))
 
 
+def test_python_numbers_worked_out_from_arrays_stay_python_numbers():
+    root = fmlp.primitive(math.sqrt)
+
+    def f(x, n):
+        t = n.item() + 1
+        rate = -0.5 * root(1 - 0.9**t) / abs(t - 10) ** 2 % 3
+        if rate < 0:
+            t //= 2
+        return rate * x, x[0] ** 2 - t, t, n + 1
+
+    jitted = fmlp.jit(f)
+    n = np.int64(0)
+    for _ in range(6):
+        assert_same(jitted, f, x32, n, calls=1)
+        n = jitted(x32, n)[-1]
+    assert planned(jitted, x32, n)
+    with pytest.raises(ZeroDivisionError):
+        jitted(x32, np.int64(9))
+
+
+def test_shapes_that_depend_on_the_data():
+    def f(x):
+        y = x[x > 0]
+        return y * 2, len(y), np.flatnonzero(x).max()
+
+    jitted = fmlp.jit(f)
+    for shift in (0, 1, 1.8, -1.9, 0):  # the last but one leaves a single number, which would broadcast
+        assert_same(jitted, f, x32 + np.float32(shift))
+
+
 def test_one_plan_for_each_path():
     def f(x):
         return x * 2 if x.sum() > 0 else x - 1
@@ -246,7 +277,7 @@ class Odd:
     ("f", "args", "reason"),
     [
         (lambda x: float(x.max()) * x, (x32,), "reads the value of an array"),
-        (lambda x: x * x.max().item(), (x32,), "reads a float by .item()"),
+        (lambda x: x * x.tolist()[0][0], (x32,), "reads a list by .tolist()"),
         (lambda x: np.asarray(x) + 1, (x32,), "reads the value of an array"),
         (lambda x: x32.T.dot(x), (x32,), "reads the value of an array"),
         (lambda x: x[: int(x[0, 0] + 3)], (x32,), "reads the value of an array"),
