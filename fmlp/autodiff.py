@@ -53,6 +53,9 @@ class Differentiable(Generic[P, Y]):
     settings: Mapping[str, Any] = MappingProxyType({})
     """For the `apply` of a layer, what its constructor was given and its formula reads: ``{"eps": 1e-05}``."""
 
+    row_weights: Callable[..., Any] = staticmethod(lambda y, weight, **settings: weight)
+    """For a loss, ``row_weights(y, weight)``: the weight of each row in its average, which may depend on y."""
+
     def __init__(self, rule: Callable[P, tuple[Y, Pullback]], value: Callable[P, Y] | None = None) -> None:
         functools.update_wrapper(self, function("rule", rule, "a function that returns (value, pullback)"))
         self.rule = rule
@@ -116,6 +119,15 @@ def rule_of(f: Callable[..., Any], asker: str = "vjp") -> Callable[..., tuple[An
         f"{asker}: {name} has no vjp. Make it differentiable: decorate its rule, which returns "
         "(value, pullback), with fmlp.differentiable"
     )
+
+
+def row_weights_of(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function from y and weight to the weight of each row in the average that `f` is, None for all one."""
+    if isinstance(f, functools.partial):
+        settings = {name: value for name, value in f.keywords.items() if name != "weight"}
+        return functools.partial(row_weights_of(f.func), **settings)
+    weights: Callable[..., Any] = getattr(f, "row_weights", Differentiable.row_weights)
+    return weights
 
 
 def half_in_single(rule: Callable[P, tuple[Y, Pullback]]) -> Callable[P, tuple[Y, Pullback]]:
@@ -270,6 +282,7 @@ def objective(apply: Callable[..., Any], loss: Callable[..., Any]) -> Differenti
 
         return value, pullback
 
+    objective.row_weights = row_weights_of(loss)
     return objective
 
 

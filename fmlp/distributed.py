@@ -23,7 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from fmlp import autodiff, tree
-from fmlp.autodiff import Differentiable, Pullback, differentiable, rule_of
+from fmlp.autodiff import Differentiable, Pullback, differentiable, row_weights_of, rule_of
 from fmlp.checkpoint import differences
 from fmlp.checks import given
 from fmlp.modes import Shard
@@ -91,6 +91,7 @@ def _of_part(loss: Callable[..., Any]) -> Differentiable[..., Any]:
         zero = tree.map(np.zeros_like, prediction)
         return next(iter(tree.leaves(zero))).dtype.type(0), lambda dy: (zero, None)
 
+    loss_of_part.row_weights = row_weights_of(loss)
     return loss_of_part
 
 
@@ -130,12 +131,13 @@ def summed(
 
     `Interrupted` is raised on all ranks when `interrupted` is true on one of them.
     """
-    rule = rule_of(f, "value_and_grad")
+    rule, weights = rule_of(f, "value_and_grad"), row_weights_of(f)
 
     def evaluate(
         params: Tree, x: Any, y: Any, *, key: Key | None = None, weight: Any = None, start: int | None = None
     ) -> tuple[Any, Tree, float]:
-        own = float(len(y) if weight is None else np.sum(weight))
+        w = weights(y, weight)
+        own = float(len(y) if w is None else np.sum(w))
         shard = Shard(comm, len(y), start)
         value, pullback = rule(params, x, y, key=key, weight=weight, train=shard)
         scalar = np.asarray(value).dtype.type

@@ -19,7 +19,7 @@ finite; TypeError for what holds no numbers.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Any
 
@@ -27,7 +27,7 @@ import numpy as np
 
 from fmlp.activations import clip, floating, hardsigmoid, log_sigmoid, log_softmax, sigmoid, softmax
 from fmlp.autodiff import Differentiable, Pullback, half_in_single, unbound
-from fmlp.checks import array_of_numbers, function, number, unmasked
+from fmlp.checks import array_of_numbers, function, integer, number, unmasked
 from fmlp.recording import asarray
 from fmlp.tree import Array
 
@@ -45,6 +45,7 @@ __all__ = [
     "positive",
     "prediction_of",
     "probabilities_of",
+    "quantile",
     "rate",
 ]
 
@@ -174,6 +175,25 @@ def huber(prediction: Array, y: Any, *, weight: Any = None, delta: float = 1.0) 
     return _mean(c * (d - 0.5 * c), weight, lambda: c)
 
 
+@loss()
+@_quiet
+def quantile(prediction: Array, y: Any, *, weight: Any = None, q: float = 0.5) -> tuple[Any, Pullback]:
+    """Pinball loss, least at the `q` quantile of y: ``l = mean s (p - y)``; derivative s.
+
+    s is ``1 - q`` where p > y, ``-q`` where p < y, 0 where they are equal. `q` lies between 0 and 1; raises ValueError
+    for another. With 0.5 it is half the mean absolute error. scikit-learn's ``mean_pinball_loss``, whose alpha is q.
+
+    Koenker and Bassett 1978, "Regression quantiles".
+
+    >>> quantile(np.array([1.0, 2.0]), np.array([3.0, 1.0]), q=0.75)
+    np.float64(0.875)
+    """
+    q = number("q", q, "(0, 1)")
+    d = _residual(prediction, y)
+    s = clip(np.sign(d), -q, 1 - q)
+    return _mean(s * d, weight, lambda: s)
+
+
 @np.errstate(over="ignore")
 def rate(output: Array) -> Array:
     """Take the output as the logarithm of the prediction."""
@@ -202,10 +222,11 @@ def poisson(log_rate: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullba
 
 @loss(predict=positive, probabilities=sigmoid)
 @_quiet
-def binary_cross_entropy(logits: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback]:
-    """Cross-entropy of Bernoulli logits: ``l = mean (max(z, 0) - z y + log(1 + e^-|z|))``; derivative ``σ(z) - y``.
+def binary_cross_entropy(logits: Array, y: Any, *, weight: Any = None, pos_weight: Any = None) -> tuple[Any, Pullback]:
+    """Cross-entropy of Bernoulli logits: ``l = mean (q log(1 + e⁻ᶻ) + r log(1 + eᶻ))`` with q = y and r = 1 - y.
 
-    `y` is 0 or 1, or a probability; raises ValueError outside [0, 1].
+    The derivative is ``(q + r) σ(z) - q``. A `pos_weight`, a number or one for each column, makes ``q = pos_weight y``,
+    as PyTorch's BCEWithLogitsLoss does. `y` is 0 or 1, or a probability; raises ValueError outside [0, 1].
 
     >>> binary_cross_entropy(np.array([0.0]), np.array([1]))
     np.float64(0.6931471805599453)
@@ -214,20 +235,37 @@ def binary_cross_entropy(logits: Array, y: Any, *, weight: Any = None) -> tuple[
     y = _aligned(z, y)
     if not _within(y, 0, 1) and not _within(y := _counted(y, weight), 0, 1):
         raise ValueError(f"y: expected labels 0 and 1, or probabilities; got values from {y.min()} to {y.max()}")
-    rows = _product(np.where(z > 0, 1 - y, y), np.abs(z)) + np.log1p(np.exp(-np.abs(z)))
-    return _mean(rows, weight, lambda: sigmoid(z) - y)
+    q, r, total = y, 1 - y, 1
+    if pos_weight is not None:
+        q = _of_classes("pos_weight", pos_weight, z.shape[1:], ()).astype(z.dtype) * y
+        total = q + r
+    rows = _product(np.where(z > 0, r, q), np.abs(z)) + total * np.log1p(np.exp(-np.abs(z)))
+    return _mean(rows, weight, lambda: total * sigmoid(z) - q)
 
 
 @loss(predict=argmax, probabilities=softmax)
 @_quiet
-def cross_entropy(logits: Array, y: Any, *, weight: Any = None, label_smoothing: float = 0.0) -> tuple[Any, Pullback]:
+def cross_entropy(
+    logits: Array,
+    y: Any,
+    *,
+    weight: Any = None,
+    class_weight: Any = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+) -> tuple[Any, Pullback]:
     """Cross-entropy of softmax logits, fused: ``l = log Σ eᶻ - Σ q z``; derivative ``softmax(z) - q``.
 
     `logits` has shape (batch, classes). `y` is integer labels, shape (batch,) or (batch, 1), or rows of probabilities
     q, shape (batch, classes). `label_smoothing` s in [0, 1] replaces q by ``(1 - s) q + s / classes``.
 
+    `class_weight`, a number for each class, multiplies the weight of a row by that of its label, or by
+    ``Σ q class_weight``: as always, the loss is ``Σ wᵢ lᵢ / Σ wᵢ``. So do `fit`'s argument of this name and PyTorch's
+    `weight`, which with smoothing weighs the classes within a row, however. Rows with the label `ignore_index`, which
+    may be out of range, have weight 0.
+
     Raises TypeError for labels that are no integers, ValueError for labels out of range, rows that are no
-    probabilities, or a smoothing out of range.
+    probabilities, weights that do not fit the classes, or a smoothing out of range.
 
     >>> cross_entropy(np.zeros((2, 4)), np.array([0, 3]))
     np.float64(1.3862943611198906)
@@ -238,10 +276,10 @@ def cross_entropy(logits: Array, y: Any, *, weight: Any = None, label_smoothing:
     if type(label_smoothing) is not float or not 0 <= label_smoothing <= 1:
         label_smoothing = number("label_smoothing", label_smoothing, "[0, 1]")
     n, k = logits.shape
-    # Labels may be text, which gets advice below.
-    y = asarray(unmasked("y", y) if isinstance(y, np.ndarray) else array_of_numbers("y", y))
-    if y.dtype.kind in "iu" and y.shape == (n, 1):  # a column is a vector
-        y = y[:, 0]
+    y = _labels_or_probabilities(y)
+    if class_weight is not None:
+        class_weight = _of_classes("class_weight", class_weight, (k,))
+    weight = _row_weights(y, weight, class_weight, ignore_index)
     # Classes first: NumPy reduces over the long, contiguous axis much faster. Halves, because differences may overflow.
     half = 0.5 * logits.T.copy()
     top = half.max(0)
@@ -272,6 +310,45 @@ def cross_entropy(logits: Array, y: Any, *, weight: Any = None, label_smoothing:
         return d.T
 
     return _mean(rows, weight, derivative)
+
+
+def _labels_or_probabilities(y: Any) -> Array:
+    # Labels may be text, which gets advice later.
+    array: Array = asarray(unmasked("y", y) if isinstance(y, np.ndarray) else array_of_numbers("y", y))
+    column = array.dtype.kind in "iu" and array.ndim == 2 and array.shape[1] == 1
+    return array[:, 0] if column else array
+
+
+def _row_weights(y: Any, weight: Any, class_weight: Any = None, ignore_index: int | None = None, **_: Any) -> Any:
+    """Return the weight that each row has in cross_entropy's average; None for all one."""
+    if class_weight is None and ignore_index is None:
+        return weight
+    y = _labels_or_probabilities(y)
+    if weight is not None and np.shape(weight) != y.shape[:1]:  # as `_mean` will say
+        return weight
+    w = np.ones(len(y)) if weight is None else asarray(array_of_numbers("weight", weight)).astype(np.float64)
+    if ignore_index is not None and y.ndim == 1:
+        w = np.where(y == integer("ignore_index", ignore_index, None), 0, w)
+    if class_weight is not None:
+        c = asarray(class_weight)
+        w = _product(w, c.take(np.where(w == 0, 0, y).astype(np.intp), mode="clip") if y.ndim == 1 else np.dot(y, c))
+    return w
+
+
+cross_entropy.row_weights = _row_weights
+
+
+def _of_classes(name: str, weights: Any, *shapes: tuple[int, ...]) -> Array:
+    """Return weights of classes, which must be finite and have one of the shapes."""
+    expected = f"{name}: expected finite numbers of at least 0, of shape {' or '.join(map(str, shapes))}, got"
+    if isinstance(weights, Mapping):
+        raise TypeError(f"{expected} a {type(weights).__name__}")
+    w = asarray(array_of_numbers(name, weights)).astype(np.float64)
+    if w.shape not in shapes:
+        raise ValueError(f"{expected} shape {w.shape}")
+    if not (w.min(initial=0) >= 0 and w.max(initial=0) < inf):
+        raise ValueError(f"{expected} values from {w.min()} to {w.max()}")
+    return w
 
 
 def _mean(values: Array, weight: Any, derivative: Callable[[], Array], factor: float = 1) -> tuple[Any, Pullback]:

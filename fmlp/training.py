@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 
 from fmlp import batching, distributed, losses, optim, random, tree
-from fmlp.autodiff import check_output, objective, unbound, value_and_grad
+from fmlp.autodiff import check_output, objective, row_weights_of, unbound, value_and_grad
 from fmlp.bar import progress_bar
 from fmlp.checkpoint import Checkpoint, Progress, Saver, describe
 from fmlp.checks import choice, function, given, hinting, integer, number
@@ -501,7 +501,8 @@ def _evaluated(
         if comm is None or len(y):
             scores["loss"] = _number("loss", loss(output, y, **({} if weight is None else {"weight": weight})))
         if comm is not None:
-            share = float(len(y) if weight is None else np.sum(weight))
+            w = row_weights_of(loss)(y, weight)
+            share = float(len(y) if w is None else np.sum(w))
             parts = comm.allgather((scores.get("loss", 0.0), share))
             scores["loss"] = sum(value * share for value, share in parts) / (sum(share for _, share in parts) or 1.0)
     if metrics:
@@ -592,10 +593,11 @@ def _with_directions(
 def _step(net: Layer, loss: Any, comm: Any, interrupts: Callable[[], bool]) -> Callable[..., tuple[Any, Tree, float]]:
     """Make the function from parameters, batch and key to the loss, the gradient and the batch's weight."""
     if comm is None:
-        step = value_and_grad(objective(net.apply, loss))
+        step, weights = value_and_grad(objective(net.apply, loss)), row_weights_of(loss)
 
         def alone(params: Tree, x: Any, y: Any, w: Any, key: Key) -> tuple[Any, Tree, float]:
             value, grads = step(params, x, y, key=key, weight=w)
+            w = weights(y, w)
             return value, grads, float(batching.count_rows(y) if w is None else np.sum(w))
 
         return alone

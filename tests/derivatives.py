@@ -267,7 +267,9 @@ def binary_cross_entropy(draw):
     shape = draw(shapes())
     y = random.generator(draw(keys)).uniform(0, 1, shape)
     y = draw(st.sampled_from([y, y.round(), y.round().astype(int), y > 0.5]))
-    return Call(losses.binary_cross_entropy, (draw(numbers(shape)), y), {"weight": draw(weights(len(y)))}, 1)
+    pos_weight = draw(st.none() | st.just(3) | st.just(np.linspace(0, 2, shape[-1])) if len(shape) == 2 else st.none())
+    kwargs = {"weight": draw(weights(len(y))), "pos_weight": pos_weight}
+    return Call(losses.binary_cross_entropy, (draw(numbers(shape)), y), kwargs, 1)
 
 
 @st.composite
@@ -283,7 +285,12 @@ def cross_entropy(draw):
     n, k = draw(sides), draw(sides)
     labels = random.generator(draw(keys)).integers(0, k, n)
     y = draw(st.sampled_from([labels, np.eye(k)[labels], activations.softmax(draw(numbers((n, k))))]))
-    kwargs = {"weight": draw(weights(n)), "label_smoothing": draw(st.just(0.0) | between(0, 1))}
+    kwargs = {
+        "weight": draw(weights(n)),
+        "class_weight": draw(st.none() | st.just(np.arange(k))),
+        "ignore_index": draw(st.none() | st.integers(0, k - 1)),
+        "label_smoothing": draw(st.just(0.0) | between(0, 1)),
+    }
     return Call(losses.cross_entropy, (draw(numbers((n, k))), y), kwargs, 1)
 
 
@@ -337,6 +344,7 @@ CASES: dict[str, st.SearchStrategy[Call]] = {
     "losses.mse": regression(losses.mse),
     "losses.mae": regression(losses.mae, lambda: (0,)),
     "losses.huber": regression(losses.huber, lambda delta: (-delta, delta), delta=between(0.125, 3)),
+    "losses.quantile": regression(losses.quantile, lambda q: (0,), q=between(0.125, 0.875)),
     "losses.poisson": poisson(),
     "losses.binary_cross_entropy": binary_cross_entropy(),
     "losses.cross_entropy": cross_entropy(),

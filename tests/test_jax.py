@@ -115,8 +115,9 @@ def mean(rows, weight):
     return (rows * weight).sum() / (weight.sum() or 1)
 
 
-def cross_entropy(z, y, weight=None, label_smoothing=0.0):
+def cross_entropy(z, y, weight=None, label_smoothing=0.0, **settings):
     classes = z.shape[1]
+    weight = losses.cross_entropy.row_weights(y, weight, **settings)
     q = np.eye(classes)[y] if y.ndim == 1 else y
     q = (1 - label_smoothing) * q + label_smoothing / classes
     return mean(-(q * jax.nn.log_softmax(z)).sum(1), weight)
@@ -127,12 +128,18 @@ def huber(p, y, weight=None, delta=1.0):
     return mean(jnp.where(d <= delta, d * d / 2, delta * (d - delta / 2)), weight)
 
 
+def binary_cross_entropy(z, y, weight=None, pos_weight=None):
+    pos_weight = 1 if pos_weight is None else pos_weight
+    return mean(pos_weight * y * jnp.logaddexp(-z, 0) + (1 - y) * jnp.logaddexp(z, 0), weight)
+
+
 LOSSES = {
     "mse": lambda p, y, weight=None: mean((p - y) ** 2, weight),
     "mae": lambda p, y, weight=None: mean(jnp.abs(p - y), weight),
     "huber": huber,
     "poisson": lambda z, y, weight=None: mean(jnp.exp(z) - y * z + y * np.log(np.where(y > 0, y, 1)) - y, weight),
-    "binary_cross_entropy": lambda z, y, weight=None: mean(jnp.logaddexp(z, 0) - z * y, weight),
+    "binary_cross_entropy": binary_cross_entropy,
+    "quantile": lambda p, y, weight=None, q=0.5: mean(jnp.maximum(q * (y - p), (q - 1) * (y - p)), weight),
     "cross_entropy": cross_entropy,
 }
 

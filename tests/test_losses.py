@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import fmlp
 from fmlp import activations, grad, losses, optim, random, value_and_grad
+from fmlp.autodiff import row_weights_of
 from fmlp.layers import (
     Activation,
     Dense,
@@ -25,8 +26,8 @@ from fmlp.layers import (
     serial,
 )
 
-ALL = [losses.mse, losses.mae, losses.huber, losses.binary_cross_entropy, losses.cross_entropy, losses.poisson]
-REGRESSION = ALL[:3]
+REGRESSION = [losses.mse, losses.mae, losses.huber, losses.quantile]
+ALL = [*REGRESSION, losses.binary_cross_entropy, losses.cross_entropy, losses.poisson]
 every_loss = pytest.mark.parametrize("loss", ALL, ids=lambda loss: loss.__name__)
 
 
@@ -66,6 +67,24 @@ def test_all_are_here():
         (losses.cross_entropy, {"label_smoothing": 0.5}, [[0.0, log(3)]], [1], log(4) - 0.75 * log(3), [[0, 0]]),
         (losses.cross_entropy, {"weight": [0, 2]}, [[0.0, 9.0], [0.0, 0.0]], [0, 1], log(2), [[0, 0], [0.5, -0.5]]),
         (losses.cross_entropy, {}, [[7.0]], [0], 0, [[0]]),
+        (
+            losses.cross_entropy,
+            {"ignore_index": -100},
+            [[0.0, 9.0], [0.0, 0.0]],
+            [-100, 1],
+            log(2),
+            [[0, 0], [0.5, -0.5]],
+        ),
+        (
+            losses.cross_entropy,
+            {"class_weight": [1, 3]},
+            [[0.0, log(3)], [0.0, 0.0]],
+            [1, 0],
+            (3 * log(4 / 3) + log(2)) / 4,
+            [[3 / 16, -3 / 16], [-1 / 8, 1 / 8]],
+        ),
+        (losses.binary_cross_entropy, {"pos_weight": 3}, [0.0, 0.0], [1, 0], 2 * log(2), [-3 / 4, 1 / 4]),
+        (losses.quantile, {"q": 0.75}, [1.0, 2.0, 0.0], [3, 1, 0], 1.75 / 3, [-0.25, 0.25 / 3, 0]),
         (losses.poisson, {}, [0.0, log(3)], [1, 3], 0, [0, 0]),
         (losses.poisson, {}, [0.0, log(2)], [0, 1], (1 + 1 - log(2)) / 2, [0.5, 0.5]),
     ],
@@ -81,8 +100,17 @@ def in_torch(torch, loss, prediction, y, weight=None, **settings):
     """Return PyTorch's loss, averaged over rows with the weight, and its derivative."""
     f = torch.nn.functional
     p, y = torch.tensor(prediction, requires_grad=True), torch.tensor(y)
+    w = torch.ones(len(p)) if weight is None else torch.tensor(weight)
     if loss is losses.cross_entropy:
+        c, ignored = settings.pop("class_weight"), settings.pop("ignore_index")
         rows = f.cross_entropy(p, y if y.ndim == 1 else y.double(), reduction="none", **settings)
+        if y.ndim == 1 and ignored is not None:
+            w = w * (y != ignored)
+        if c is not None:
+            w = w * (torch.tensor(c)[y] if y.ndim == 1 else y.double() @ torch.tensor(c).double())
+    elif loss is losses.quantile:  # PyTorch has none
+        d = y - p
+        rows = torch.maximum(settings["q"] * d, (settings["q"] - 1) * d).reshape(len(p), -1).mean(1)
     elif loss is losses.poisson:  # PyTorch leaves out what does not depend on the prediction
         y = y.double()
         constant = torch.special.xlogy(y, y) - y
@@ -91,8 +119,9 @@ def in_torch(torch, loss, prediction, y, weight=None, **settings):
         name = {"mse": "mse_loss", "mae": "l1_loss", "huber": "huber_loss"}.get(
             loss.__name__, "binary_cross_entropy_with_logits"
         )
+        if settings.get("pos_weight") is not None:
+            settings["pos_weight"] = torch.tensor(settings["pos_weight"])
         rows = getattr(f, name)(p, y.double(), reduction="none", **settings).reshape(len(p), -1).mean(1)
-    w = torch.ones(len(p)) if weight is None else torch.tensor(weight)
     value = (w * rows).sum() / (w.sum() or 1)
     value.backward()
     return value.item(), p.grad.numpy()
@@ -109,10 +138,67 @@ def test_equals_pytorch(loss, data):
     np.testing.assert_allclose(gradient, derivative, rtol=1e-12, atol=1e-15)
 
 
+@given(data=st.data())
+def test_class_weights_and_ignored_labels_are_pytorchs(data):
+    torch = pytest.importorskip("torch")
+    _, (z, _), kwargs, _ = data.draw(CASES["losses.cross_entropy"])
+    c, y = np.linspace(0.5, 2, z.shape[1]), np.arange(len(z)) % z.shape[1]
+    if len(z) > 1:
+        y[0] = -100
+    settings = {"ignore_index": -100, "label_smoothing": kwargs["label_smoothing"] if z.shape[1] == 1 else 0.0}
+    theirs = torch.tensor(z, requires_grad=True)
+    loss = torch.nn.functional.cross_entropy(theirs, torch.tensor(y), weight=torch.tensor(c), **settings)
+    loss.backward()
+    value, gradient = value_and_grad(functools.partial(losses.cross_entropy, class_weight=c, **settings))(z, y)
+    assert value == pytest.approx(loss.item(), rel=1e-13, abs=1e-15)
+    np.testing.assert_allclose(gradient, theirs.grad.numpy(), rtol=1e-12, atol=1e-15)
+
+
+def test_quantile_is_scikit_learns():
+    metrics = pytest.importorskip("sklearn.metrics")
+    p, y = np.random.default_rng(0).normal(size=(2, 50, 3))
+    for q in (0.1, 0.5, 0.9):
+        assert losses.quantile(p, y, q=q) == pytest.approx(metrics.mean_pinball_loss(y, p, alpha=q), rel=1e-14)
+
+
+@pytest.mark.parametrize("loss", ALL[:-2])
+def test_a_loss_without_its_own_weights_has_those_given(loss):
+    assert row_weights_of(loss)([1], None) is None
+    assert row_weights_of(functools.partial(loss, weight=None))([1], [2]) == [2]
+
+
+def test_a_loss_over_parts_is_that_of_the_whole():
+    """Parts averaged by the sum of their rows' weights, as `fit`, `evaluate` and ranks do."""
+    generator = np.random.default_rng(0)
+    z, y, weight = generator.normal(size=(8, 3)), generator.integers(-1, 3, 8), generator.uniform(0, 1, 8)
+    q = generator.dirichlet([1, 1, 1], 8)
+    loss = functools.partial(functools.partial(losses.cross_entropy, ignore_index=-1), class_weight=[1, 2, 5])
+    for targets in (y, y[:, None], q):
+        for w in (None, weight):
+            whole, total, rows = loss(z, targets, weight=w), 0.0, 0.0
+            for part in (slice(0, 3), slice(3, 8)):
+                of_part = row_weights_of(loss)(targets[part], w if w is None else w[part]).sum()
+                total += of_part * loss(z[part], targets[part], weight=w if w is None else w[part])
+                rows += of_part
+            assert total / rows == pytest.approx(whole, rel=1e-14)
+    net = Dense(3)
+    params = net.init(random.key(0), (3,))[1]
+    settings = {
+        "loss": loss,
+        "epochs": 1,
+        "batch_size": 3,
+        "key": random.key(0),
+        "validation": (z, y),
+        "progress": False,
+    }
+    history = fmlp.fit(net, params, (z, y), optimizer=optim.sgd(0.0), **settings).history
+    assert history["loss"][0] == pytest.approx(history["val_loss"][0], rel=1e-6)
+
+
 def test_derivative_at_the_kinks_equals_pytorch():
     torch = pytest.importorskip("torch")
     p, y = np.array([0.0, 1.0, -1.0]), np.zeros(3)
-    for loss in REGRESSION:
+    for loss in REGRESSION[:3]:
         np.testing.assert_array_equal(grad(loss)(p, y), in_torch(torch, loss, p, y)[1])
 
 
@@ -252,6 +338,13 @@ wrong = [
     (losses.cross_entropy, (LOGITS, np.ones((3, 2))), {}, "y: expected rows of probabilities"),
     (losses.cross_entropy, (LOGITS, [[2.0, -1.0]] * 3), {}, "y: expected rows of probabilities"),
     (losses.cross_entropy, (LOGITS, [0, 1, 0]), {"label_smoothing": 1.5}, r"label_smoothing: .* in \[0, 1\], got 1.5"),
+    (losses.quantile, (LOGITS, LOGITS), {"q": 1.0}, r"q: expected a number in \(0, 1\), got 1.0"),
+    (losses.binary_cross_entropy, (LOGITS, LOGITS), {"pos_weight": [1, 2, 3]}, r"pos_weight: .* got shape \(3,\)"),
+    (losses.binary_cross_entropy, (LOGITS, LOGITS), {"pos_weight": -1}, r"pos_weight: .* values from -1.0 to -1.0"),
+    (losses.cross_entropy, (LOGITS, [0, 1, 0]), {"class_weight": [1]}, r"class_weight: .* \(2,\), got shape \(1,\)"),
+    (losses.cross_entropy, (LOGITS, [0, 1, 0]), {"class_weight": {0: 1}}, "class_weight: .* got a dict"),
+    (losses.cross_entropy, (LOGITS, [0, 1, 0]), {"ignore_index": 0.5}, "ignore_index: expected an integer, got 0.5"),
+    (losses.cross_entropy, (LOGITS, [0, 1, 7]), {"class_weight": [1, 2]}, "y: expected labels from 0 to 1"),
     *[(f, (LOGITS[:0], LOGITS[:0]), {}, r"prediction: expected at least one row") for f in ALL],
 ]
 
