@@ -1,5 +1,6 @@
-"""The short form of `python tests/reliability/mutants.py`: every edit has its place, and a dozen of them are caught."""
+"""The short form of `python tests/reliability/mutants.py`: what is derived, and a dozen mutants that are caught."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -12,59 +13,93 @@ import mutants
 
 # Of most modules, and cheap: the first tests to run notice them.
 DOZEN = [
-    "tree.size",
-    "random._check",
-    "autodiff.grad",
-    "activations.tanh",
-    "initializers.zeros",
-    "losses.argmax",
-    "metrics.confusion_matrix",
-    "layers.fan_out",
-    "optim.scale",
-    "schedules.step_lr",
-    "training._OnPlateau",
+    "split",
+    "bernoulli",
+    "grad",
+    "check_vjp",
+    "tanh",
+    "huber",
+    "Flatten",
+    "step_lr",
+    "exponential_lr",
+    "_OnPlateau",
 ]
+DOZEN += ["unravel", "size"]
+
+CODE = {
+    "a <= b != c": ["a < b != c", "a <= b == c"],
+    "p + lr * g": ["p - lr * g", "p", "lr * g", "p + lr / g", "p + lr", "p + g"],
+    "np.sqrt(v) + eps": ["np.sqrt(v) - eps", "np.sqrt(v)", "eps", "np.sqrt(v + eps)", "v + eps", "np.abs(v) + eps"],
+    "-x": ["x"],
+    "a and not b": ["a or not b", "not b", "a", "a and b"],
+    "y = f(x, z, axis=0, copy=False)": [
+        *("y = x", "y = f(z, x, axis=0, copy=False)", "y = f(x, z, copy=False)"),
+        *("y = f(x, z, axis=1, copy=False)", "y = f(x, z, axis=0, copy=True)"),
+    ],
+    "x = number('rate', x, '[0, 1)')": ["x = x"],
+    "x if c else 0.5": ["x", "0.5", "x if c else 1.0"],
+    "x.min() > -1": ["x.min() >= -1", "x.max() > -1", "x.min() > 1", "x.min() > -2"],
+    "if c:\n    raise ValueError(f'{c + 1}')": ["if c:\n    pass"],
+    "if c:\n    x[0] = 1\nelse:\n    x += y": [
+        *("if not c:\n    x[0] = 1\nelse:\n    x += y", "if c:\n    pass\nelse:\n    x += y"),
+        *("if c:\n    x[1] = 1\nelse:\n    x += y", "if c:\n    x[0] = 2\nelse:\n    x += y"),
+        *("if c:\n    x[0] = 1\nelse:\n    pass", "if c:\n    x[0] = 1\nelse:\n    x -= y"),
+    ],
+    "try:\n    f()\nexcept E:\n    pass": [
+        "try:\n    pass\nexcept E:\n    pass",
+        "try:\n    f()\nexcept ():\n    pass",
+    ],
+    "x = x + y": ["x += y", "x = x - y", "x = x", "x = y"],
+    "a, b = random.split(key)": ["a = b = key", "a, b = key"],
+    "def f(a: 'x < 1' = 1): return np.expm1(a)": [
+        *("def f(a: 'x < 1'=2): return np.expm1(a)", "def f(a: 'x < 1'=1): return a"),
+        "def f(a: 'x < 1' = 1): return np.exp(a) - 1",
+    ],
+}
 
 
-@pytest.mark.parametrize("module", mutants.TABLES)
-def test_every_edit_has_one_place_and_leaves_python(module):
-    for mutant in mutants.select([module]):
-        compile(mutant.source(), module, "exec")
+@pytest.mark.parametrize(("code", "expected"), CODE.items(), ids=CODE)
+def test_mutants_are_derived(code, expected, tmp_path, monkeypatch):
+    (tmp_path / "fmlp").mkdir()
+    (tmp_path / "fmlp" / "some.py").write_text(code)
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)
+    got = [mutant.source() for mutant in mutants.derive.__wrapped__()]
+    assert sorted(map(plain, got)) == sorted(map(plain, expected))
 
 
-def test_no_edit_is_listed_twice():
-    assert len({*mutants.MUTANTS}) == len(mutants.MUTANTS) > 200
+def plain(code):
+    return ast.unparse(ast.parse(code))
 
 
-def test_an_edit_without_a_place_is_refused():
-    for function, old in (("elu", "no such text"), ("elu", "x"), ("no_such_function", "x")):
-        with pytest.raises(ValueError, match=r"expected the old text once in the function|no_such_function: not found"):
-            mutants.Mutant("activations", function, old, "y").source()
+def test_every_module_has_mutants_that_are_python():
+    modules = {path.stem for path in (mutants.ROOT / "fmlp").glob("*.py")}
+    assert {mutant.module for mutant in mutants.derive()} == modules
+    for mutant in mutants.select([], sample=100):
+        compile(mutant.source(), mutant.module, "exec")
+
+
+def test_a_name_without_mutants_is_refused():
     with pytest.raises(ValueError, match=r"no mutants are called activations\.nothing"):
-        mutants.select(["activations.nothing"])
+        mutants.select(["tanh", "activations.nothing"])
+
+
+def test_what_is_listed_is_there():
+    derived = {mutant[1:4] for mutant in mutants.derive()}
+    assert derived >= {*mutants.EQUIVALENT}
+    assert {(function.split(".")[0], *edit) for function, *edit in derived} >= {*mutants.BY_HAND}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_dozen_edits_are_caught():
-    only = [part for name in DOZEN for part in ("--only", name)]
-    command = [sys.executable, mutants.__file__, "--unchecked", *only]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    n = len(mutants.select(DOZEN))
-    assert n >= 12
-    assert f"\n{n} of {n} mutants caught" in done.stdout
-
-
-SURVIVOR = """
+def test_a_dozen_are_caught_and_a_change_that_is_none_survives():
+    script = f"""
 import mutants
-same = mutants.Mutant("summary", "summary", "for i in range(3)", "for i in (0, 1, 2)")
-((mutant, outcome, output),) = mutants.run([same], 1)
-print(mutant == same, outcome)
+mutants.prepare()
+dozen = [mutants.select([name])[-1] for name in {DOZEN}]
+same = mutants.select(['summary'])[0]
+for mutant, outcome, output in mutants.run([*dozen, same._replace(new=same.old)], 2):
+    print(outcome, mutant)
 """
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_an_edit_that_no_test_notices_is_said_to_have_survived():
     folder = Path(mutants.__file__).parent
-    done = subprocess.run([sys.executable, "-c", SURVIVOR], cwd=folder, capture_output=True, text=True, check=True)
-    assert done.stdout == "True survived\n"
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True)
+    outcomes = [line.split()[0] for line in done.stdout.splitlines()]
+    assert sorted(outcomes) == ["caught"] * len(DOZEN) + ["survived"], done.stdout
