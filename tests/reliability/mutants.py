@@ -36,32 +36,30 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# What notices an edit of a module, beside its doctests, tests/test_<module>.py and tests/test_bad_input.py.
+# The test files that may notice an edit of a module, beside its own (tests/test_<module>.py), its doctests and these.
+FOR_ALL = ["numbers", "training", "bad_input"]
 TESTS = {
-    "__init__": ["package", "readme"],
-    "activations": ["autodiff", "numbers"],
-    "autodiff": ["losses", "training"],
-    "batching": ["larger_than_memory", "training", "distributed", "checkpoint"],
-    "checkpoint": ["training", "hostile_files"],
+    "__init__": ["package"],
+    "autodiff": ["losses"],
+    "bar": ["plotting"],
+    "batching": ["larger_than_memory", "distributed", "checkpoint"],
+    "checkpoint": ["hostile_files"],
     "data": ["determinism", "larger_than_memory"],
     "distributed": ["larger_than_memory"],
     "estimators": ["sklearn", "autodiff"],
     "files": ["hostile_files", "serialization", "data", "safetensors"],
-    "initializers": ["determinism"],
-    "layers": ["numbers", "training", "autodiff", "distributed"],
-    "losses": ["numbers", "autodiff", "training"],
-    "metrics": ["numbers", "training"],
-    "modes": ["layers", "numbers", "training", "distributed"],
-    "optim": ["numbers", "training"],
+    "layers": ["autodiff", "distributed"],
+    "losses": ["autodiff"],
+    "modes": ["layers", "distributed"],
+    "planning": ["jit"],
+    "processes": ["checkpoint"],
     "random": ["determinism"],
+    "recording": ["jit"],
     "safetensors": ["hostile_files"],
-    "schedules": ["training"],
     "serialization": ["hostile_files"],
     "sklearn": ["estimators"],
-    "training": ["checkpoint", "numbers", "distributed", "larger_than_memory", "metrics", "schedules"],
+    "training": ["checkpoint", "distributed", "larger_than_memory", "metrics", "schedules"],
 }
-ELSE = ["layers", "training", "data", "serialization"]
-"""What notices an edit of a module that has neither a line there nor a test file of its own."""
 
 PYTEST = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
 PRELOADED = ["hypothesis", "scipy.stats", "sklearn.neural_network", "torch"]
@@ -76,12 +74,12 @@ FAILED = 99
 
 OPPOSITES: dict[Any, Any] = {ast.Lt: ast.LtE, ast.Gt: ast.GtE, ast.Eq: ast.NotEq, ast.Is: ast.IsNot, ast.In: ast.NotIn}
 OPPOSITES |= {ast.Add: ast.Sub, ast.Mult: ast.Div, ast.BitAnd: ast.BitOr, ast.LShift: ast.RShift, ast.And: ast.Or}
-OPPOSITES |= {ast.Break: ast.Continue, **{b: a for a, b in OPPOSITES.items()}, ast.Continue: ast.Break}
+OPPOSITES |= {ast.Break: ast.Continue}
+OPPOSITES |= {b: a for a, b in OPPOSITES.items()}
 OPPOSITES |= {ast.Pow: ast.Mult, ast.FloorDiv: ast.Div, ast.Mod: ast.FloorDiv, ast.MatMult: ast.Mult}
 
 NAMES = {"any": "all", "min": "max", "minimum": "maximum", "argmin": "argmax", "zeros": "ones", "float32": "float64"}
 NAMES |= {"sum": "mean", "zeros_like": "ones_like", "floor": "ceil", **{b: a for a, b in NAMES.items()}, "std": "var"}
-BUILTIN = {"any", "all", "min", "max"}
 ROUGH = {"log1p": "np.log(1 + ({}))", "expm1": "np.exp({}) - 1", "sqrt": "np.abs({})"}
 
 SYMMETRIC = {"maximum", "minimum", "max", "min", "add", "multiply", "array_equal", "result_type", "logaddexp"}
@@ -119,7 +117,7 @@ def edits(node: ast.AST) -> Iterator[str]:
             yield repr(value + 1)
         case ast.Constant(float() as value):
             yield repr(2 * value or 1.0)
-        case ast.Name(name, ast.Load()) if name in BUILTIN:
+        case ast.Name("any" | "all" | "min" | "max" as name, ast.Load()):
             yield NAMES[name]
         case ast.Attribute(_, name, ast.Load()) if name in NAMES:
             yield _with(node, attr=NAMES[name])
@@ -232,22 +230,18 @@ class Mutant(NamedTuple):
 
     def source(self) -> str:
         """Return the module's source with the edit made."""
-        lines = _path(self.module).read_bytes().splitlines(keepends=True)
+        lines = (ROOT / "fmlp" / f"{self.module}.py").read_bytes().splitlines(keepends=True)
         (first, left), (last, right) = self.start, self.end
         new = self.new if self.statement else f"({self.new})"
         edited = lines[first - 1][:left] + new.encode() + lines[last - 1][right:]
         return b"".join([*lines[: first - 1], edited, *lines[last:]]).decode()
 
 
-def _path(module: str) -> Path:
-    return ROOT / "fmlp" / f"{module}.py"
-
-
 @functools.cache
 def derive() -> tuple[Mutant, ...]:
     """Return all mutants of all modules."""
-    modules = sorted(path.stem for path in (ROOT / "fmlp").glob("*.py"))
-    return tuple(mutant for name in modules for mutant in _below(ast.parse(_path(name).read_bytes()), name, ()))
+    paths = sorted((ROOT / "fmlp").glob("*.py"))
+    return tuple(mutant for path in paths for mutant in _below(ast.parse(path.read_bytes()), path.stem, ()))
 
 
 def _below(node: ast.AST, module: str, within: tuple[str, ...]) -> Iterator[Mutant]:
@@ -278,11 +272,8 @@ def _children(node: ast.AST) -> Iterator[ast.AST]:
             return
         case ast.Expr(ast.Call() as call):
             node = call
-    for field, value in ast.iter_fields(node):
-        if field not in ("annotation", "returns"):
-            yield from (
-                child for child in (value if isinstance(value, list) else [value]) if isinstance(child, ast.AST)
-            )
+    types = {getattr(node, "annotation", None), getattr(node, "returns", None)}
+    yield from (child for child in ast.iter_child_nodes(node) if child not in types)
 
 
 def select(names: Sequence[str], sample: int | None = None, seed: int = 0) -> list[Mutant]:
@@ -301,10 +292,9 @@ def select(names: Sequence[str], sample: int | None = None, seed: int = 0) -> li
 
 def tests(module: str) -> list[str]:
     """Return the files whose tests should notice an edit of a module, the likeliest first."""
-    own = Path("tests", f"test_{module}.py")
-    others = TESTS.get(module, [] if (ROOT / own).exists() else ELSE)
-    files = [own, *(Path("tests", f"test_{name}.py") for name in [*others, "bad_input"]), Path("fmlp", f"{module}.py")]
-    return [str(file) for file in files if (ROOT / file).exists()]
+    names = [module, *TESTS.get(module, []), *FOR_ALL]
+    files = [*(f"tests/test_{name}.py" for name in dict.fromkeys(names)), f"fmlp/{module}.py"]
+    return [file for file in files if (ROOT / file).exists()]
 
 
 def prepare() -> None:
@@ -332,13 +322,8 @@ def run(mutants: Sequence[Mutant], jobs: int) -> Iterator[tuple[Mutant, str, str
             os.killpg(pid, signal.SIGKILL)  # what its tests may have started and not ended
         with folder:
             output = (Path(folder.name) / "out.txt").read_text(errors="replace")
-        yield mutant, became(status), output
-
-
-def became(status: int) -> str:
-    """Tell the status of a process; one that was killed by a signal crashed, or took too long."""
-    code = os.waitstatus_to_exitcode(status)
-    return "survived" if code == 0 else "error" if code == FAILED else "caught"
+        code = os.waitstatus_to_exitcode(status)  # below 0 it crashed, or took too long
+        yield mutant, "survived" if code == 0 else "error" if code == FAILED else "caught", output
 
 
 def start(folder: Path, files: Sequence[str], mutant: Mutant | None = None) -> int:
@@ -399,13 +384,9 @@ def main() -> int:
     counts = Counter[tuple[str, str]]()
     for mutant, outcome, output in run(mutants, options.jobs):
         counts[mutant.module, outcome] += 1
-        print(f"{outcome:9}{mutant}", flush=True)
-        if outcome == "error":
-            print(output[-2000:])
-
+        print(f"{outcome:9}{mutant}", *[output[-2000:]] * (outcome == "error"), flush=True)
     print("\n| module | mutants | caught |\n|---|---:|---:|")
-    for module in dict.fromkeys(mutant.module for mutant in mutants):
-        n = sum(mutant.module == module for mutant in mutants)
+    for module, n in Counter(mutant.module for mutant in mutants).items():
         print(f"| {module} | {n} | {counts[module, 'caught']} |")
     caught = sum(n for (_, outcome), n in counts.items() if outcome == "caught")
     print(f"\n{caught} of {len(mutants)} mutants caught, in {time.monotonic() - started:.0f} s")
