@@ -138,10 +138,11 @@ class Jitted(Generic[P, R]):
                 start = len(arrays)
                 structure.append(_structure(arg, arrays))
                 if i in self._donate and i < len(args):
-                    donated += range(start, len(arrays))
+                    donated += [j for j in range(start, len(arrays)) if type(arrays[j]) is np.ndarray]
         except TypeError as error:
             return _Case(refusal=str(error)), arrays
-        alone = _alone(arrays, donated)
+        others = [_owner(array) for i, array in enumerate(arrays) if i not in donated]
+        alone = _alone([arrays[i] for i in donated], [_owner(arrays[i]) for i in donated], others)
         key = (*structure, alone)
         case = self._cases.pop(key, None)
         if case is None:
@@ -284,20 +285,29 @@ def _reader(args: Any, kwargs: Any, donated: list[int], alone: bool) -> Callable
     visit("kwargs", kwargs)
     everything = f"({', '.join(arrays)}{',' * (len(arrays) == 1)})"
     if donated:
-        expect(f"alone({everything}, {constant(donated)}) is {alone}")
+        owner = "{0} if {0}.base is None else {0}.base"
+        mine = ", ".join(arrays[i] for i in donated)
+        owners = ", ".join(owner.format(arrays[i]) for i in donated)
+        others = ", ".join(owner.format(array) for i, array in enumerate(arrays) if i not in donated)
+        expect(f"alone([{mine}], [{owners}], [{others}]) is {alone}")
     lines.append(f"    return {everything}")
     exec("\n".join(lines), scope)
     return scope["read"]  # type: ignore[no-any-return]
 
 
-def _alone(arrays: Sequence[Any], donated: list[int]) -> bool:
-    """Tell whether the donated arrays can be written without changing any other of the arrays."""
-    owners = [array if array.base is None else array.base for array in arrays]
-    memory = [id(owner) for owner in owners]
-    mine = [memory[i] for i in donated if type(arrays[i]) is np.ndarray]
-    return len({*mine}) == len(mine) == sum(map(memory.count, mine)) and all(
-        arrays[i].flags.writeable and type(owners[i]) is np.ndarray for i in donated
+def _alone(donated: list[Any], owners: list[Any], others: list[Any]) -> bool:
+    """Tell whether donated arrays can be written, and nobody sees it: nobody else has their memory's owners."""
+    memory = {*map(id, owners)}
+    return (
+        len(memory) == len(donated)
+        and memory.isdisjoint(map(id, others))
+        and all(type(owner) is np.ndarray and owner.base is None for owner in owners)
+        and all(array.flags.writeable for array in donated)
     )
+
+
+def _owner(array: Any) -> Any:
+    return array if array.base is None else array.base
 
 
 def _names(f: Callable[..., Any], args: Any, kwargs: Any) -> list[str]:

@@ -17,8 +17,9 @@ the path when gradients do not fit the parameters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from math import inf, isfinite, sqrt
+from math import inf, isfinite
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -26,7 +27,7 @@ import numpy as np
 from fmlp import tree
 from fmlp.checks import given, hinting, number
 from fmlp.checks import schedule as checked_schedule
-from fmlp.recording import asarray
+from fmlp.recording import asarray, primitive
 from fmlp.tree import Array, Tree
 
 LearningRate: TypeAlias = float | Callable[[int], float]
@@ -65,10 +66,13 @@ class Optimizer(NamedTuple):
 
 
 class OptimizerState(NamedTuple):
-    """The state of an optimizer: steps made, the learning rate last used, and its vectors by name."""
+    """The state of an optimizer: steps made, the learning rate last used, and its vectors by name.
 
-    steps: int
-    learning_rate: float
+    The numbers are NumPy's, since Python numbers would be constants of a plan (`fmlp.jit`).
+    """
+
+    steps: np.int64
+    learning_rate: np.float64
     slots: dict[str, Any]
 
 
@@ -260,17 +264,17 @@ def nadam(
     momentum_decay = number("momentum_decay", momentum_decay)
 
     def momentum(t: int) -> float:
-        return float(b1 * (1 - 0.5 * 0.96 ** (t * momentum_decay)))
+        return b1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))  # type: ignore[no-any-return]
 
     def step(g: Array, lr: float, t: int, mu: Array, nu: Array, mu_product: float) -> Step:
         m = b1 * mu + (1 - b1) * g
         v = b2 * nu + (1 - b2) * g * g
         now, following = momentum(t), momentum(t + 1)
-        product = float(mu_product) * now
+        product = _number_in(mu_product) * now
         numerator = following / (1 - product * following) * m + (1 - now) / (1 - product) * g
-        return -lr * numerator / (np.sqrt(v / (1 - b2**t)) + eps), {"mu": m, "nu": v, "mu_product": product}
+        return -lr * numerator / (np.sqrt(v / (1 - b2**t)) + eps), {"mu": m, "nu": v, "mu_product": _float64(product)}
 
-    slots, scalars = {"mu": 0.0, "nu": 0.0}, {"mu_product": 1.0}
+    slots, scalars = {"mu": 0.0, "nu": 0.0}, {"mu_product": np.float64(1)}
     return _descent(learning_rate, step, slots, scalars, weight_decay=weight_decay, squares=True)
 
 
@@ -335,11 +339,12 @@ def scale_by_schedule(schedule: Callable[[int], float]) -> Optimizer:
     """Multiply by ``schedule(count)``; the state is the count of steps made."""
     checked_schedule("schedule", schedule, "(-inf, inf)")
 
-    def update(grads: Tree, state: int, params: Tree = None) -> tuple[Tree, int]:
-        factor = float(schedule(int(state)))
-        return tree.map(lambda g: factor * g, grads), int(state) + 1
+    def update(grads: Tree, state: np.int64, params: Tree = None) -> tuple[Tree, np.int64]:
+        count = _number_in(state)
+        factor = _value(schedule, count)
+        return tree.map(lambda g: factor * g, grads), _int64(count + 1)
 
-    return Optimizer(lambda params: 0, update)
+    return Optimizer(lambda params: np.int64(0), update)
 
 
 def clip(max_delta: float) -> Optimizer:
@@ -358,7 +363,7 @@ def clip_by_global_norm(max_norm: float) -> Optimizer:
     def clipped(grads: Tree, params: Tree) -> Tree:
         norm, largest = global_norm(grads), 1.0
         if norm == np.inf:  # the squares overflow, unless a gradient is infinite
-            largest = max(float(np.abs(g).max(initial=0)) for g in tree.leaves(grads))
+            largest = max(_number_in(np.abs(g).max(initial=0)) for g in tree.leaves(grads))
             norm = global_norm(tree.map(lambda g: g / largest, grads)) if isfinite(largest) else norm
         factor = max_norm / largest / norm if norm > max_norm / largest else 1.0
         with np.errstate(over="ignore"):
@@ -374,7 +379,7 @@ def global_norm(values: Tree) -> float:
     >>> global_norm({"w": np.array([3.0]), "b": np.array([4.0])})
     5.0
     """
-    return sqrt(sum(float(np.square(leaf, dtype=np.float64).sum()) for leaf in tree.leaves(values)))
+    return _sqrt(sum(np.square(leaf, dtype=np.float64).sum().item() for leaf in tree.leaves(values)))
 
 
 def add_decayed_weights(weight_decay: float, mask: Mask | None = None) -> Optimizer:
@@ -441,7 +446,7 @@ def with_learning_rate(state: Any, value: float) -> Any:
     """
     value = number("value", value)
     if isinstance(state, OptimizerState):
-        return state._replace(learning_rate=value)
+        return state._replace(learning_rate=np.float64(value))
     if isinstance(state, tuple):
         return tuple(with_learning_rate(s, value) for s in state)
     return state
@@ -466,7 +471,7 @@ def _descent(
     learning_rate: LearningRate,
     step: Callable[..., Step],
     slots: dict[str, float] | None = None,
-    scalars: dict[str, float] | None = None,
+    scalars: dict[str, np.float64] | None = None,
     *,
     weight_decay: float = 0.0,
     decoupled_decay: float = 0.0,
@@ -501,15 +506,13 @@ def _descent(
                 decays = tree.map(lambda leaf, m: np.full(np.shape(leaf), m, p.dtype), params, choice)
                 initial["decays"], _ = tree.ravel(decays)
         lr = learning_rate(0) if callable(learning_rate) else learning_rate
-        return OptimizerState(0, float(lr), initial)
+        return OptimizerState(np.int64(0), np.float64(lr), initial)
 
     def update(grads: Tree, state: OptimizerState, params: Tree = None) -> tuple[Tree, OptimizerState]:
         if not isinstance(state, OptimizerState):
             raise TypeError(f"state: expected an OptimizerState, as init makes it, got {given(state)}")
-        count = int(state.steps)
-        lr = learning_rate(count) if callable(learning_rate) else float(state.learning_rate)
-        if type(lr) is not float or not 0 <= lr < inf:
-            lr = number(f"learning_rate({count})", lr)
+        count = _number_in(state.steps)
+        lr = _rate(learning_rate, count, _number_in(state.learning_rate))
         g, unravel = tree.ravel(grads)
         slots = dict(state.slots)
         if count == 0:
@@ -530,7 +533,7 @@ def _descent(
         if weight_decay:
             g += decayed(weight_decay)
         try:
-            with np.errstate(over="raise" if squares else None):
+            with np.errstate(over="raise" if squares and not _small(g) else None):
                 updates, slots = step(g, lr, count + 1, **slots)
         except (KeyError, TypeError):
             if slots.keys() != names:
@@ -548,14 +551,41 @@ def _descent(
             updates -= decayed(lr * decoupled_decay)
         if decays is not None:
             slots["decays"] = decays
-        return unravel(updates), OptimizerState(count + 1, lr, slots)
+        return unravel(updates), OptimizerState(_int64(count + 1), _float64(lr), slots)
 
     return Optimizer(init, update)
 
 
+@primitive
+def _number_in(x: Any) -> Any:
+    """Return the number in a scalar as a Python number, which upcasts no array."""
+    return np.asarray(x).item()
+
+
+@primitive
+def _rate(learning_rate: LearningRate, count: int, last: float) -> float:
+    """Return the rate of this step, that of the last one unless there is a schedule."""
+    lr = learning_rate(count) if callable(learning_rate) else last
+    return lr if type(lr) is float and 0 <= lr < inf else number(f"learning_rate({count})", lr)
+
+
+@primitive
+def _value(schedule: Callable[[int], float], count: int) -> float:
+    return float(schedule(count))
+
+
+_sqrt, _int64, _float64 = primitive(math.sqrt), primitive(np.int64), primitive(np.float64)
+
+
+def _small(g: Array) -> Any:
+    """Tell whether no sum of squares can overflow, so that there is nothing to watch: one product of vectors."""
+    with np.errstate(over="ignore"):
+        return np.dot(g, g) < 1e-6 * float(np.finfo(g.dtype).max)
+
+
 def _clipped_to_square(g: Array) -> Array:
     """Clip what is finite so that sums of squares are."""
-    limit = 1e-3 * sqrt(np.finfo(g.dtype).max)
+    limit = 1e-3 * math.sqrt(np.finfo(g.dtype).max)
     clipped: Array = np.where(np.isfinite(g), np.clip(g, -limit, limit), g)
     return clipped
 
@@ -571,14 +601,14 @@ def _adam(b1: float, b2: float, eps: float) -> Callable[..., Step]:
     # In the state are the sums Σ b₁ᵗ⁻ⁱ gᵢ and Σ b₂ᵗ⁻ⁱ gᵢ²: divided by the sums of their weights they are m̂ and v̂.
     def step(g: Array, lr: float, t: int, mu: Array, nu: Array) -> Step:
         weights_m, weights_v = ((1 - b**t) / (1 - b) for b in (b1, b2))
-        m = np.multiply(mu, b1, out=tree.aligned(g.size, g.dtype))
+        m = mu * b1
         m += g
-        v = np.multiply(nu, b2, out=tree.aligned(g.size, g.dtype))
+        v = nu * b2
         v += np.multiply(g, g, out=g)
         update = np.sqrt(v, out=g)
-        update += eps * sqrt(weights_v)
+        update += eps * _sqrt(weights_v)
         np.divide(m, update, out=update)
-        update *= -lr * sqrt(weights_v) / weights_m
+        update *= -lr * _sqrt(weights_v) / weights_m
         return update, {"mu": m, "nu": v}
 
     return step

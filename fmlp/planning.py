@@ -23,6 +23,9 @@ __all__: list[str] = []
 
 PASSES = frozenset({"needed", "reuse", "in_place", "joined", "numbers_first"})
 
+_JOIN = concatenated.__wrapped__  # type: ignore[attr-defined]
+"""What is recorded of `tree.concatenated`, a primitive."""
+
 MISS = object()
 """What a replay returns that met another path than the recorded one, or an error."""
 
@@ -110,7 +113,7 @@ class _Planner:
             return "where" not in call.kwargs
         if f is np.dot or name == ".dot()":
             return len(call.args) == 2 and not call.kwargs
-        if f is concatenated:
+        if f is _JOIN:
             return all(type(part) is Ref for part in call.args[0])
         return name == ".copy()" or (name == ".astype()" and call.kwargs.keys() <= {"dtype", "copy"})
 
@@ -161,7 +164,7 @@ class _Planner:
         """Say which arrays lie within the vector that joins them, and from which number on."""
         within = {}
         for at, call in enumerate(self.calls):
-            if call.f is concatenated and call.results[0] in self.own:
+            if call.f is _JOIN and call.results[0] in self.own:
                 vector, start = call.results[0], 0
                 for i in indices(call.args[0]):
                     array = self.values[i].array
@@ -258,7 +261,7 @@ class _Planner:
         if call.f is operator.setitem:
             x, at, value = call.args
             return f"{self._text(x)}[{self._index(at)}] = {self._text(value)}"
-        if call.f is concatenated:
+        if call.f is _JOIN:
             return self._write_joined(call)
         name = name_of(call.f)
         if name in (".astype()", ".copy()"):
@@ -338,11 +341,29 @@ class _Planner:
             inside = ", ".join(map(self._returned, value))
             if type(value) is list:
                 return f"[{inside}]"
-            return f"{self._function(type(value))}({inside})" if hasattr(value, "_fields") else f"({inside},)"
+            return (
+                f"{self._function(type(value))}({inside})"
+                if hasattr(value, "_fields")
+                else f"({inside}{',' * (len(value) == 1)})"
+            )
         return self._text(value) + (".copy('K')" if isinstance(value, np.ndarray) else "")
 
 
-_SURE = {"all", "any", "argmax", "argmin", "max", "mean", "min", "ones_like", "prod", "sum", "where", "zeros_like"}
+_SURE = {
+    "all",
+    "any",
+    "argmax",
+    "argmin",
+    "asarray",
+    "max",
+    "mean",
+    "min",
+    "ones_like",
+    "prod",
+    "sum",
+    "where",
+    "zeros_like",
+}
 """Functions and methods, besides ufuncs, that cannot fail if shapes and dtypes are as they were."""
 
 _SEVERAL = {np.split, np.array_split, np.atleast_1d, np.broadcast_arrays}

@@ -86,7 +86,6 @@ def generator(key: Key) -> Generator:
     return np.random.Generator(_stream(key))
 
 
-@primitive
 def bernoulli(key: Key, p: float, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     """Draw booleans that are True with probability `p`, rounded to a multiple of 2⁻¹⁶.
 
@@ -102,7 +101,7 @@ def bernoulli(key: Key, p: float, shape: tuple[int, ...]) -> npt.NDArray[np.bool
     _check(key)
     try:
         n = prod(shape)
-        raw: Any = _stream(key).random_raw(-(-n // 4))
+        raw: Any = _raw(key, -(-n // 4))
     except (TypeError, ValueError):
         shape_of_one("shape", shape)
         raise
@@ -110,6 +109,12 @@ def bernoulli(key: Key, p: float, shape: tuple[int, ...]) -> npt.NDArray[np.bool
         raw = raw.byteswap()
     below: npt.NDArray[np.bool_] = raw.view(np.uint16)[:n] < round(p * 65536)
     return below.reshape(shape)
+
+
+@primitive
+def _raw(key: Key, n: int) -> npt.NDArray[np.uint64]:
+    raw: npt.NDArray[np.uint64] = _stream(key).random_raw(n)
+    return raw
 
 
 def _stream(key: Key) -> SFC64:

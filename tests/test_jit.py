@@ -1,6 +1,8 @@
 """jit: a plan gives the bits of the function, whatever it plans; and what cannot be planned runs as it is written."""
 
+import copy
 import importlib
+import inspect
 import math
 import os
 import pickle
@@ -18,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fmlp
-from fmlp import layers, losses, random, tree
+from fmlp import layers, losses, optim, random, schedules, tree
 from fmlp.jit import Jitted
 from fmlp.planning import PASSES
 from fmlp.recording import StandIn, same_bits
@@ -98,6 +100,54 @@ def test_gradients_of_any_network_have_the_same_bits(drawn, data):
         kwargs = {"key": random.key(seed), "weight": weight, "train": rows > 1}
         assert_same(jitted, f, params, drawn.x, y, **kwargs)
     assert planned(jitted, params, drawn.x, y, **kwargs)
+
+
+STEPS = schedules.step_lr(0.1, 2)
+PLAIN = ("sgd", "adagrad", "adadelta", "rmsprop", "adam", "adamw", "nadam", "lion")
+OPTIMIZERS = {
+    **{name: getattr(optim, name)() for name in PLAIN},
+    "momentum": optim.sgd(STEPS, 0.9, dampening=0.1, weight_decay=0.1),
+    "nesterov": optim.sgd(0.1, 0.9, nesterov=True),
+    "centered": optim.rmsprop(0.1, momentum=0.5, centered=True),
+    "schedule": optim.adam(schedules.linear(0.1, 0.2, 1.0, 10), weight_decay=0.02),
+    "mask": optim.adamw(STEPS, weight_decay=0.1, mask=lambda p: tree.map(lambda leaf: leaf.ndim > 1, p)),
+    "clipped": optim.chain(optim.clip(0.5), optim.adam(0.1)),
+    "clipped by norm": optim.chain(optim.clip_by_global_norm(0.1), optim.adam(0.1)),
+    "scaled": optim.chain(optim.scale(-1.0), optim.scale_by_schedule(STEPS), optim.add_decayed_weights(0.1)),
+    "masked": optim.masked(optim.sgd(0.1, 0.9), lambda p: tree.map(lambda leaf: leaf.ndim > 1, p)),
+}
+
+
+def test_every_optimizer_is_among_those_that_must_be_planned():
+    functions = {name: f for name, f in vars(optim).items() if name in optim.__all__ and inspect.isfunction(f)}
+    made = {name for name, f in functions.items() if f.__annotations__["return"] == "Optimizer"}
+    source = inspect.getsource(sys.modules[__name__])
+    assert "adam" in made
+    assert not {name for name in made if name not in PLAIN and f"optim.{name}(" not in source}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_whole_steps_are_planned_with_every_optimizer(name):
+    optimizer = OPTIMIZERS[name]
+    net = layers.serial(layers.Dense(4), layers.BatchNorm(), layers.Elu(), layers.Dropout(0.25), layers.Dense(3))
+    gradient = fmlp.value_and_grad(fmlp.objective(net.apply, losses.cross_entropy))
+
+    def step(params, state, x, y, key):
+        loss, grads = gradient(params, x, y, key=key)
+        updates, state = optimizer.update(grads, state, params)
+        return optim.apply_updates(params, updates), state, loss
+
+    _, params = net.init(random.key(0), (4,))
+    expected = params, optimizer.init(params)
+    params, state = tree.map(copy.copy, expected)
+    jitted = fmlp.jit(step, donate=(0, 1))
+    for i in range(8):
+        if i == 6:
+            jitted._f = None  # from here on the plan stands alone
+        arguments = x32, np.array([0, 2, 1]), random.key(i)
+        *expected, loss = step(*expected, *arguments)
+        params, state, loss_ = jitted(params, state, *arguments)
+        assert same_bits([params, state, loss_], [*expected, loss])
 
 
 # ------------------------------------------------------------------------------- what a plan is
@@ -683,9 +733,9 @@ def test_it_is_pickled_without_its_plans():
     named(x32)
     jitted = fmlp.jit(np.exp, donate=1)
     assert_same(jitted, np.exp, x32)
-    copy = pickle.loads(pickle.dumps(jitted))
-    assert (copy._f, copy._donate, copy._cases) == (np.exp, (1,), {})
-    assert_same(copy, np.exp, x32)
+    anew = pickle.loads(pickle.dumps(jitted))
+    assert (anew._f, anew._donate, anew._cases) == (np.exp, (1,), {})
+    assert_same(anew, np.exp, x32)
 
 
 def test_jitted_functions_within_jitted_functions():
