@@ -72,8 +72,8 @@ def plain(code):
 
 
 def test_every_module_has_mutants_that_are_python():
-    modules = {path.stem for path in (mutants.ROOT / "fmlp").glob("*.py")}
-    assert {mutant.module for mutant in mutants.derive()} == modules
+    files = {path for path in (mutants.ROOT / "fmlp").rglob("*.py") if path.name != "__init__.py"}
+    assert {mutants.ROOT / mutant.path() for mutant in mutants.derive()} >= files
     for mutant in mutants.select([], sample=100):
         compile(mutant.source(), mutant.module, "exec")
 

@@ -228,9 +228,13 @@ class Mutant(NamedTuple):
         names = [re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).strip("_").lower() for name in self.function.split(".")]
         return " or ".join(names)
 
+    def path(self) -> Path:
+        """Return the module's file, from the root of the tree."""
+        return Path("fmlp", *self.module.split(".")).with_suffix(".py")
+
     def source(self) -> str:
         """Return the module's source with the edit made."""
-        lines = (ROOT / "fmlp" / f"{self.module}.py").read_bytes().splitlines(keepends=True)
+        lines = (ROOT / self.path()).read_bytes().splitlines(keepends=True)
         (first, left), (last, right) = self.start, self.end
         new = self.new if self.statement else f"({self.new})"
         edited = lines[first - 1][:left] + new.encode() + lines[last - 1][right:]
@@ -240,8 +244,11 @@ class Mutant(NamedTuple):
 @functools.cache
 def derive() -> tuple[Mutant, ...]:
     """Return all mutants of all modules."""
-    paths = sorted((ROOT / "fmlp").glob("*.py"))
-    return tuple(mutant for path in paths for mutant in _below(ast.parse(path.read_bytes()), path.stem, ()))
+    found = []
+    for path in sorted((ROOT / "fmlp").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT / "fmlp").with_suffix("").parts)
+        found += _below(ast.parse(path.read_bytes()), module, ())
+    return tuple(found)
 
 
 def _below(node: ast.AST, module: str, within: tuple[str, ...]) -> Iterator[Mutant]:
@@ -290,10 +297,11 @@ def select(names: Sequence[str], sample: int | None = None, seed: int = 0) -> li
 # ------------------------------------------------------------------------------------------ running them
 
 
-def tests(module: str) -> list[str]:
+def tests(mutant: Mutant) -> list[str]:
     """Return the files whose tests should notice an edit of a module, the likeliest first."""
-    names = [module, *TESTS.get(module, []), *FOR_ALL]
-    files = [*(f"tests/test_{name}.py" for name in dict.fromkeys(names)), f"fmlp/{module}.py"]
+    names = mutant.module.split(".")
+    names += [name for part in names for name in TESTS.get(part, [])] + FOR_ALL
+    files = [*(f"tests/test_{name}.py" for name in dict.fromkeys(names)), str(mutant.path())]
     return [file for file in files if (ROOT / file).exists()]
 
 
@@ -314,7 +322,7 @@ def run(mutants: Sequence[Mutant], jobs: int) -> Iterator[tuple[Mutant, str, str
     while waiting or running:
         if waiting and len(running) < jobs:
             mutant, folder = waiting.pop(0), tempfile.TemporaryDirectory()
-            running[start(Path(folder.name), tests(mutant.module), mutant)] = mutant, folder
+            running[start(Path(folder.name), tests(mutant), mutant)] = mutant, folder
             continue
         pid, status = os.wait()
         mutant, folder = running.pop(pid)
@@ -329,11 +337,11 @@ def run(mutants: Sequence[Mutant], jobs: int) -> Iterator[tuple[Mutant, str, str
 def start(folder: Path, files: Sequence[str], mutant: Mutant | None = None) -> int:
     """Run test files on a copy of the tree with the edit made, in a process that is forked; return its id."""
     shutil.copy(ROOT / "pyproject.toml", folder)
-    stale = f"{mutant.module}.*.pyc" if mutant else ""
+    stale = f"{mutant.path().stem}.*.pyc" if mutant else ""
     for name in ("fmlp", "tests", "data"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("cache", stale))
     if mutant:
-        (folder / "fmlp" / f"{mutant.module}.py").write_text(mutant.source(), encoding="utf-8")
+        (folder / mutant.path()).write_text(mutant.source(), encoding="utf-8")
     sys.stdout.flush()
     if pid := os.fork():
         return pid
@@ -375,7 +383,7 @@ def main() -> int:
     started = time.monotonic()
     prepare()
     if not options.unchecked:
-        files = list(dict.fromkeys(file for mutant in mutants for file in tests(mutant.module)))
+        files = list(dict.fromkeys(file for mutant in mutants for file in tests(mutant)))
         with tempfile.TemporaryDirectory() as folder:
             _, status = os.waitpid(start(Path(folder), files), 0)
             if status:  # then nothing would be proved
