@@ -17,7 +17,7 @@ import numpy as np
 
 from fmlp.checks import function, given, integer
 from fmlp.planning import MISS, PASSES, Plan, planned
-from fmlp.recording import Ref, leaves, mapped, recorded, same_bits
+from fmlp.recording import Ref, StandIn, leaves, mapped, recorded, same_bits
 
 __all__ = ["Jitted", "disable_jit", "jit"]
 
@@ -105,8 +105,8 @@ class Jitted(Generic[P, R]):
                 if result is not MISS:
                     return result  # type: ignore[no-any-return]
         finally:
-            case.give_back(tried)
-        if case.failures == MOST or len(tried) == MOST:
+            case.plans += [] if case.impure else tried
+        if case.failures >= MOST or len(tried) == MOST:
             return self._f(*args, **kwargs)
         return self._recorded(case, args, kwargs)
 
@@ -140,21 +140,20 @@ class Jitted(Generic[P, R]):
                 if i in self._donate and i < len(args):
                     donated += [j for j in range(start, len(arrays)) if type(arrays[j]) is np.ndarray]
         except TypeError as error:
-            return _Case(refusal=str(error)), arrays
+            return _Case(why=str(error)), arrays
         others = [_owner(array) for i, array in enumerate(arrays) if i not in donated]
         alone = _alone([arrays[i] for i in donated], [_owner(arrays[i]) for i in donated], others)
         key = (*structure, alone)
         case = self._cases.pop(key, None)
         if case is None:
             if self._dropped >= MOST:
-                return _Case(refusal="the structure of its arguments changes all the time"), arrays
+                return _Case(why="the structure of its arguments changes all the time"), arrays
             case = _Case(_reader(args, kwargs, donated, alone), donated if alone else [])
         self._cases[key] = case  # the last one is the one used last
-        sizes = {key: sum(plan.nbytes for plan in case.plans) for key, case in self._cases.items()}
+        sizes = {key: sum(plan.nbytes for plan in case.plans) for key, case in [*self._cases.items()]}
         while len(sizes) > MOST or (len(sizes) > 1 and sum(sizes.values()) > MOST_BYTES):
-            oldest = next(iter(sizes))
-            del sizes[oldest]
-            self._dropped += not self._cases.pop(oldest).replayed
+            del sizes[oldest := next(iter(sizes))]
+            self._dropped += not self._cases.pop(oldest, case).replayed
         return case, arrays
 
     def _replayed(self, case: _Case, plan: Plan, arrays: Any, args: Any, kwargs: Any) -> Any:
@@ -174,10 +173,11 @@ class Jitted(Generic[P, R]):
         tape, inputs, refs = recorded(self._f, args, kwargs)
         result = self._f(*args, **kwargs)
         if why := tape.refusal or _kept(refs):
-            case.refuse(why, for_good=not tape.erred)
+            case.why = why
+            case.failures += 1 if tape.erred else MOST
             return result
         self._compared(case, mapped(lambda ref: tape.values[ref.at].array, refs, Ref), result, args, kwargs)
-        if not case.why:
+        if not case.impure:
             names = dict(zip(inputs, _names(self._f, args, kwargs), strict=True))
             case.plans.append(planned(tape, names, refs, [inputs[i] for i in case.donated], self._passes))
         return result
@@ -185,7 +185,9 @@ class Jitted(Generic[P, R]):
     def _compared(self, case: _Case, replay: Any, result: R, args: Any, kwargs: Any) -> R:
         """Return the result of the function; if a replay gives another one, there are no more replays."""
         if not same_bits(replay, result):
-            case.refuse(f"{_impurity(self._f, args, kwargs)} gives something else for the same arguments")
+            case.why = f"{_impurity(self._f, args, kwargs)} gives something else for the same arguments"
+            case.impure, case.failures = True, MOST
+            case.plans.clear()
             warnings.warn(f"fmlp.jit: {self.__name__} is not pure, and runs as it is written: {case.why}", stacklevel=4)
         return result
 
@@ -197,12 +199,12 @@ class _Case:
     """
 
     def __init__(
-        self, read: Callable[..., Any] = lambda args, kwargs: None, donated: Sequence[int] = (), refusal: str = ""
+        self, read: Callable[..., Any] = lambda args, kwargs: None, donated: Sequence[int] = (), why: str = ""
     ) -> None:
-        self.read, self.donated, self.why = read, donated, refusal
+        self.read, self.donated, self.why = read, donated, why
         self.plans: list[Plan] = []
-        self.failures = MOST if refusal else 0
-        self.replayed = False
+        self.failures = MOST if why else 0  # to record the function; after so many there will be no more
+        self.impure = self.replayed = False
 
     def take(self) -> Plan | None:
         """Take the plan that was used last."""
@@ -210,18 +212,6 @@ class _Case:
             return self.plans.pop()
         except IndexError:
             return None
-
-    def give_back(self, plans: list[Plan]) -> None:
-        """Put back the plans that were taken, unless the function has turned out not to be pure."""
-        if plans and (self.failures < MOST or not self.why):
-            self.plans += plans
-
-    def refuse(self, why: str, *, for_good: bool = True) -> None:
-        """Note why there is no plan."""
-        self.why = why
-        self.failures = MOST if for_good else self.failures + 1
-        if for_good:
-            self.plans.clear()
 
 
 def _structure(value: Any, arrays: list[Any]) -> Any:
@@ -242,6 +232,8 @@ def _structure(value: Any, arrays: list[Any]) -> Any:
         return kind, value
     if kind in (float, complex):
         return kind, repr(value)
+    if kind is StandIn:
+        raise TypeError("it is part of another function that is recorded")
     raise TypeError(f"among its arguments is {given(value)}, a {kind.__name__}")
 
 
@@ -322,7 +314,8 @@ def _names(f: Callable[..., Any], args: Any, kwargs: Any) -> list[str]:
     def visit(name: str, value: Any) -> None:
         if isinstance(value, np.ndarray | np.generic):
             name = re.sub(r"\W", "_", name)
-            names.append(f"{name}_{len(names)}" if name in names or keyword.iskeyword(name) else name)
+            taken = name in names or keyword.iskeyword(name) or re.fullmatch(r"[cv]\d.*|MISS|errstate|plan", name)
+            names.append(f"{name}_{len(names)}_" if taken else name)
         elif isinstance(value, dict):
             for key, child in value.items():
                 visit(f"{name}_{key}", child)

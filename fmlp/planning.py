@@ -47,20 +47,11 @@ def planned(tape: Tape, inputs: dict[int, str], result: Any, donated: Iterable[i
     return _Planner(tape, inputs, result, donated, passes).plan()
 
 
-def _needed(tape: Tape, result: Any) -> list[Call]:
-    """Drop the calls whose results nobody reads."""
-    roots = [value.root for value in tape.values]
-    values = {*indices(result)}
-    memory, kept = {roots[i] for i in values}, []
-    for call in reversed(tape.calls):
-        results = {i if call.form == "view" else roots[i] for i in call.results}
-        if call.form == "guard" or results & (values if call.form == "view" else memory):
-            memory -= results if call.form == "new" else set()
-            operands = {*indices((call.args, call.kwargs))}
-            values |= operands
-            memory |= {roots[i] for i in operands}
-            kept.append(call)
-    return kept[::-1]
+@dataclass
+class _Constant:
+    """An array among the results that no call made: each replay returns a copy."""
+
+    array: Array
 
 
 class _Planner:
@@ -70,7 +61,7 @@ class _Planner:
         self, tape: Tape, inputs: dict[int, str], result: Any, donated: Iterable[int], passes: frozenset[str]
     ) -> None:
         self.values, self.inputs, self.result, self.passes = tape.values, inputs, result, passes
-        calls = _needed(tape, result) if "needed" in passes else tape.calls
+        calls = self._needed(tape.calls) if "needed" in passes else tape.calls
         self.calls = self._numbers_first(calls) if "numbers_first" in passes else calls
         self.scope: dict[str, Any] = {"errstate": np.errstate, "MISS": MISS} | dict.fromkeys(inputs.values())
         self.nbytes = 0
@@ -126,6 +117,20 @@ class _Planner:
         known = isinstance(getattr(call.f, "__self__", call.f), np.ufunc) or name_of(call.f).strip(".()") in _SURE
         return call.form != "new" or known or self._placeable(call)
 
+    def _needed(self, calls: list[Call]) -> list[Call]:
+        """Drop the calls whose results nobody reads, unless they may raise."""
+        values = {*indices(self.result)}
+        memory, kept = {self.values[i].root for i in values}, []
+        for call in reversed(calls):
+            results = {i if call.form == "view" else self.values[i].root for i in call.results}
+            if self._can_fail(call) or results & (values if call.form == "view" else memory):
+                memory -= results if call.form == "new" else set()
+                operands = {*indices((call.args, call.kwargs))}
+                values |= operands
+                memory |= {self.values[i].root for i in operands}
+                kept.append(call)
+        return kept[::-1]
+
     def _numbers_first(self, calls: list[Call]) -> list[Call]:
         """Move what is worked out from numbers alone to the front: it may fail, and donated memory waits for that."""
         early = {i for i in self.inputs if not isinstance(self.values[i].array, np.ndarray)}
@@ -144,7 +149,11 @@ class _Planner:
         return self.home[self.values[i].root]
 
     def _take_over(self) -> None:
-        """Let element-wise results take over the memory of an operand that nobody reads any more."""
+        """Let element-wise results take over the memory of an operand that nobody reads any more.
+
+        It must be new memory for sure: a primitive may return an array that somebody else keeps.
+        """
+        new = {i for call in self.calls if call.form == "new" and self._sure(call) for i in call.results}
         for at, call in enumerate(self.calls):
             if call.form != "new" or not self._placeable(call) or getattr(call.f, "signature", "") is not None:
                 continue
@@ -152,7 +161,7 @@ class _Planner:
             operands = {*indices(call.args)}
             for i in sorted(operands, key=lambda i: (self._home(i) not in self.donated, i)):
                 home, array = self._home(i), self.values[i].array
-                mine = home not in self.inputs or (home in self.donated and at >= self.safe)
+                mine = home in new or (home in self.donated and at >= self.safe)
                 alone = all(j == i or self._home(j) != home for j in operands)
                 whole = i == self.values[i].root and isinstance(array, np.ndarray) and _layout(array) == _layout(result)
                 if mine and alone and whole and self.last[home] == at:
@@ -215,7 +224,7 @@ class _Planner:
     def _source(self) -> str:
         """Write the calls as source: those before `safe` within a try, since whatever goes wrong there, f will tell."""
         head, tail = self._block(self.calls[: self.safe]), self._block(self.calls[self.safe :])
-        tail.append(f"return {self._returned(self.result)}")
+        tail.append(f"return {self._text(mapped(_Constant, self.result, np.ndarray))}")
         if not any(self.home[i] in self.donated for i in self.home if self.home[i] != i):
             head, tail = [*head, *tail], []
         lines = ["try:", *_indented(head or ["pass"]), "except Exception:", "    return MISS", *tail]
@@ -303,7 +312,8 @@ class _Planner:
         owner = getattr(f, "__self__", None)
         if isinstance(owner, np.ufunc):
             return f"{self._function(owner)}.{f.__name__}"
-        return self._name(getattr(f, "__name__", "f"), f)
+        name = getattr(f, "__name__", "")
+        return self._name(name if name.isidentifier() else "f", f)
 
     def _name(self, name: str, value: Any) -> str:
         """Name a value of the source's scope."""
@@ -320,50 +330,28 @@ class _Planner:
         return self._text(value)
 
     def _text(self, value: Any) -> str:
-        """Write an argument."""
+        """Write an argument or a result, whose containers are made anew."""
         if type(value) is Ref:
             i = self._home(value.at) if value.at == self.values[value.at].root else value.at
             return self._name(f"v{i}", self.memory[i]) if i in self.memory else self.inputs.get(i, f"v{i}")
-        if type(value) in (tuple, list):
+        if type(value) is dict:
+            return "{" + ", ".join(f"{key!r}: {self._text(child)}" for key, child in value.items()) + "}"
+        if isinstance(value, tuple | list):
             inside = ", ".join(map(self._text, value))
+            if hasattr(value, "_fields"):
+                return f"{self._function(type(value))}({inside})"
             return f"[{inside}]" if type(value) is list else f"({inside}{',' * (len(value) == 1)})"
+        if type(value) is _Constant:
+            return self._text(value.array) + ".copy('K')"
         if value is Ellipsis:
             return "..."
         if value is None or type(value) in (bool, int, str) or (type(value) is float and np.isfinite(value)):
             return repr(value)
         return self._name(f"c{len(self.scope)}", value)
 
-    def _returned(self, value: Any) -> str:
-        """Write the result: containers and arrays are made anew."""
-        if type(value) is dict:
-            return "{" + ", ".join(f"{self._text(k)}: {self._returned(v)}" for k, v in value.items()) + "}"
-        if type(value) is not Ref and isinstance(value, tuple | list):
-            inside = ", ".join(map(self._returned, value))
-            if type(value) is list:
-                return f"[{inside}]"
-            return (
-                f"{self._function(type(value))}({inside})"
-                if hasattr(value, "_fields")
-                else f"({inside}{',' * (len(value) == 1)})"
-            )
-        return self._text(value) + (".copy('K')" if isinstance(value, np.ndarray) else "")
 
-
-_SURE = {
-    "all",
-    "any",
-    "argmax",
-    "argmin",
-    "asarray",
-    "max",
-    "mean",
-    "min",
-    "ones_like",
-    "prod",
-    "sum",
-    "where",
-    "zeros_like",
-}
+_SURE = {"all", "any", "argmax", "argmin", "max", "mean", "min", "prod", "sum"}
+_SURE |= {"asarray", "ones_like", "where", "zeros_like"}
 """Functions and methods, besides ufuncs, that cannot fail if shapes and dtypes are as they were."""
 
 _SEVERAL = {np.split, np.array_split, np.atleast_1d, np.broadcast_arrays}

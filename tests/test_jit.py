@@ -453,7 +453,62 @@ def test_a_stand_in_that_is_kept_says_so():
         np.asarray(kept[0])
 
 
+def test_what_a_primitive_keeps_is_not_written_to():
+    cache = np.ones((3, 4), np.float32)
+
+    @fmlp.primitive
+    def cached(x):
+        return cache
+
+    assert_same(fmlp.jit(lambda x: np.exp(cached(x) * 2)), lambda x: np.exp(cached(x) * 2), x32)
+    assert np.array_equal(cache, np.ones((3, 4)))
+
+
+def test_primitives_take_trees():
+    total = fmlp.primitive(lambda values, n: np.float32(values["a"].sum() + n[0].sum()))
+    f = lambda x: x * total({"a": x}, [x[0], 3])  # noqa: E731
+    jitted = fmlp.jit(f)
+    assert_same(jitted, f, x32)
+    assert planned(jitted, x32)
+
+
+def test_arguments_may_have_any_name():
+    def f(v1, c2, MISS, errstate, exp, plan):  # noqa: N803
+        with np.errstate(over="ignore"):
+            return np.exp(v1 + c2) * MISS + errstate * exp - plan
+
+    jitted = fmlp.jit(f)
+    args = [x32 + i for i in range(6)]
+    assert_same(jitted, f, *args)
+    assert planned(jitted, *args)
+
+
 # ------------------------------------------------------------------------------------------ errors
+
+
+def test_a_call_that_may_raise_is_made_though_nobody_reads_its_result():
+    def f(x):
+        np.linalg.cholesky(x)
+        return x * 2
+
+    jitted = fmlp.jit(f)
+    assert_same(jitted, f, np.eye(3))
+    with pytest.raises(np.linalg.LinAlgError):
+        jitted(-np.eye(3))
+
+
+def test_a_first_call_that_meets_an_exception_does_not_spoil_the_next():
+    @np.errstate(over="raise")
+    def f(x):
+        try:
+            return x * x
+        except FloatingPointError:
+            return x
+
+    jitted = fmlp.jit(f)
+    assert_same(jitted, f, 1e30 * x32, calls=1)
+    assert_same(jitted, f, x32)
+    assert planned(jitted, x32)
 
 
 def test_errors_are_those_of_the_function():
