@@ -29,7 +29,7 @@ from fmlp.files import FileFormatError
 from fmlp.jit import disable_jit, jit
 from fmlp.layers import Layer
 from fmlp.recording import primitive
-from fmlp.serialization import load, load_metadata, save
+from fmlp.serialization import load, load_metadata, load_with_metadata, save
 from fmlp.summary import summary
 from fmlp.training import EarlyStopping, FitResult, NonFiniteError, calibrate, evaluate, fit, on_plateau, predict
 
@@ -78,6 +78,7 @@ __all__ = [
     "layers",
     "load",
     "load_metadata",
+    "load_with_metadata",
     "losses",
     "metrics",
     "objective",

@@ -7,15 +7,17 @@ code and by what they close over, so that a checkpoint of other settings can be 
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import hashlib
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
@@ -25,14 +27,12 @@ from fmlp import tree
 from fmlp.autodiff import Differentiable
 from fmlp.checks import integer, number
 from fmlp.checks import path as checked_path
-from fmlp.files import FileFormatError, locked, opened
-from fmlp.serialization import load, load_metadata, save, unnamed
-from fmlp.tree import Tree
+from fmlp.files import FileFormatError, drafts, holding, locked, opened, reading, shown
+from fmlp.processes import undone_in_children
+from fmlp.serialization import load_with_metadata, save, unnamed
+from fmlp.tree import Array, Tree
 
 __all__ = ["Checkpoint", "CheckpointError", "Progress", "Saver", "describe", "differences"]
-
-HELD = ("__defaults__", "__kwdefaults__", "__self__")
-"""What a function brings along, besides its code and what it closes over."""
 
 
 class Progress(NamedTuple):
@@ -102,21 +102,36 @@ class Saver:
     """Reads and writes the checkpoints of one training; without a `checkpoint` it does nothing."""
 
     checkpoint: Checkpoint | None
-    settings: dict[str, Any]
     latest: Progress
 
-    def __init__(self, checkpoint: Checkpoint | None, settings: dict[str, Any], start: Progress) -> None:
-        self.checkpoint, self.settings, self.latest = checkpoint, settings, start
+    def __init__(self, checkpoint: Checkpoint | None, settings: Mapping[str, Any], start: Progress) -> None:
+        self.checkpoint, self.latest = checkpoint, start
         self.started = self.written_at = time.monotonic()
         self.written: Progress | None = None
-        self.shapes = _shapes(start) if checkpoint else {}
+        if checkpoint:
+            self.settings, self.shapes = describe(settings), _shapes(start)
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Read the progress in the file, if there is one."""
-        if self.checkpoint:
-            self.latest = self._read(self.checkpoint.path, self.latest)
-        yield
+        """Read the progress in the file, if there is one, and keep the file to this training for the block."""
+        if not self.checkpoint:
+            yield
+            return
+        path = self.checkpoint.path
+        if path.is_dir():
+            raise ValueError(f"checkpoint: expected a file, got the folder {path}")
+        _clear_drafts(path)
+        with ExitStack() as stack:
+            try:
+                let_go = stack.enter_context(holding(path))
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"checkpoint: {path}: {error.strerror}; wait for its end, or name another file"
+                ) from None
+            stack.enter_context(undone_in_children(let_go))
+            if path.exists():
+                self.latest = self.written = _read(path, self.settings, self.latest)
+            yield
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -131,31 +146,6 @@ class Saver:
         except KeyboardInterrupt:
             self.write()
             raise
-
-    def _read(self, path: Path, start: Progress) -> Progress:
-        """Return the progress in the file, or `start` where there is none."""
-        if path.is_dir():
-            raise ValueError(f"checkpoint: expected a file, got the folder {path}")
-        _clear_drafts(path)
-        if not path.exists():
-            return start
-        metadata = load_metadata(path)
-        if not {"settings", "progress"} <= metadata.keys():
-            raise FileFormatError(f"{path}: expected a checkpoint, got a file without settings and progress")
-        if other := list(differences(metadata["settings"], self.settings)):
-            listed = "\n  ".join(other[:10] + ["…"] * (len(other) > 10))
-            raise ValueError(
-                f"checkpoint: {path} is of another training; remove it to start anew, or name another file:\n  {listed}"
-            )
-        like, found = _arrays(start), load(path)
-        held = dict(zip(tree.paths(found), tree.leaves(found), strict=True))
-        # In the dtypes of the file: training may have made others of those that it began with.
-        wanted = [
-            _in_dtype_of(held.get(name), leaf) for name, leaf in zip(tree.paths(like), tree.leaves(like), strict=True)
-        ]
-        arrays = tree.map(_as_given, like, unnamed(held, tree.unflatten(like, wanted), path))
-        self.written = Progress(**arrays, **metadata["progress"])
-        return self.written
 
     def after_step(self, progress: Progress) -> None:
         """Note a step; write when it is time to."""
@@ -178,8 +168,8 @@ class Saver:
 
     def check(self) -> None:
         """Raise CheckpointError when what was reached has other shapes than the start, and could not be read again."""
-        shapes = _shapes(self.latest)
-        if other := list(differences(self.shapes, shapes, ("as the optimizer's init made it", "now"))):
+        where = "as the optimizer's init made it", "now"
+        if other := list(differences(self.shapes, _shapes(self.latest), where)):
             listed = "\n  ".join(other[:10])
             raise CheckpointError(
                 f"checkpoint: shapes have changed, so that it could not be read again:\n  {listed}", self.latest.params
@@ -190,26 +180,88 @@ class Saver:
         if not self.checkpoint or self.latest is self.written:
             return
         self.check()
-        numbers = self.latest._asdict() | {"seconds": self.latest.seconds + time.monotonic() - self.started}
-        arrays = {name: numbers.pop(name) for name in ("params", "state", "best")}
-        numbers["history"] = {name: [float(value) for value in values] for name, values in numbers["history"].items()}
+        latest = self.latest
+        numbers = {name: getattr(latest, name) for name in _NUMBERS}
+        numbers["seconds"] += time.monotonic() - self.started
+        trees = _trees(latest)
+        leaves = zip(tree.paths(trees), tree.leaves(trees), strict=True)
+        kinds = {path: _kind(leaf) for path, leaf in leaves if not isinstance(leaf, np.ndarray)}
+        metadata = {
+            "format": FORMAT,
+            "settings": self.settings,
+            "progress": numbers | {"history": [*latest.history]},
+            "kinds": kinds,
+        }
+        history = [np.asarray(values, np.float64) for values in latest.history.values()]
         try:
-            save(self.checkpoint.path, arrays, metadata={"settings": self.settings, "progress": numbers})
+            save(self.checkpoint.path, trees | {"history": history}, metadata=metadata)
         except OSError as error:
             raise CheckpointError(
-                f"checkpoint: {self.checkpoint.path} could not be written: {error.strerror or error}",
-                self.latest.params,
+                f"checkpoint: {self.checkpoint.path} could not be written: {error.strerror or error}", latest.params
             ) from error
-        self.written, self.written_at = self.latest, time.monotonic()
+        self.written, self.written_at = latest, time.monotonic()
 
 
-def _arrays(progress: Progress) -> dict[str, Tree]:
+FORMAT = 1
+"""Of a checkpoint. Another version of fmlp that writes another one says so here."""
+
+_NUMBERS = {"epoch": int, "step": int, "total": float, "total_weight": float, "stopped": str, "seconds": float}
+_KINDS = {"bool": bool, "int": int, "float": float, "complex": complex, "str": str}
+"""Leaves that are no arrays, by the names of their types."""
+
+
+def _trees(progress: Progress) -> dict[str, Tree]:
     return {"params": progress.params, "state": progress.state, "best": progress.best}
 
 
-def _shapes(progress: Progress) -> dict[str, str]:
-    arrays = _arrays(progress)
-    return {name: str(np.shape(leaf)) for name, leaf in zip(tree.paths(arrays), tree.leaves(arrays), strict=True)}
+def _shapes(progress: Progress) -> dict[str, Any]:
+    trees = _trees(progress)
+    return describe(
+        {name: str(np.shape(leaf)) for name, leaf in zip(tree.paths(trees), tree.leaves(trees), strict=True)}
+    )
+
+
+def _kind(leaf: Any) -> str:
+    """Name what a leaf is besides its numbers: NumPy's scalars are its own."""
+    name = type(leaf).__name__
+    return "scalar" if isinstance(leaf, np.generic) else name if type(leaf) in _KINDS.values() else f"array: {name}"
+
+
+def _read(path: Path, settings: dict[str, Any], start: Progress) -> Progress:
+    """Return the progress in the file, all of one moment."""
+    found, metadata = load_with_metadata(path)
+    if not {"settings", "progress"} <= metadata.keys():
+        raise FileFormatError(f"{path}: expected a checkpoint, got a file without settings and progress")
+    if metadata.get("format") != FORMAT:
+        raise FileFormatError(
+            f"{path}: expected a checkpoint of format {FORMAT}, got {shown(repr(metadata.get('format')))}, written by "
+            "another version of fmlp"
+        )
+    with reading(path, "a checkpoint"):
+        other = list(differences(metadata["settings"], settings))
+    if other:
+        listed = "\n  ".join(other[:10] + ["…"] * (len(other) > 10))
+        raise ValueError(
+            f"checkpoint: {path} is of another training; remove it to start anew, or name another file:\n  {listed}"
+        )
+    with reading(path, "a checkpoint"):
+        progress, kinds, history = metadata["progress"], metadata["kinds"], found.pop("history", {})
+        numbers = {name: progress[name] for name in _NUMBERS}
+        for name, kind in _NUMBERS.items():
+            if not (type(numbers[name]) is kind and (kind is not int or numbers[name] >= 0)):
+                raise TypeError(f"{name} is {shown(repr(numbers[name]))}")
+        curves = {name: history[str(i)].tolist() for i, name in enumerate(progress["history"])}
+        if len(curves) != len(history) or not all(type(v) is float for values in curves.values() for v in values):
+            raise TypeError("expected a history of numbers")
+    held = dict(zip(tree.paths(found), tree.leaves(found), strict=True))
+    like = _trees(start)
+    named = list(zip(tree.paths(like), tree.leaves(like), strict=True))
+    # In the dtypes of the file: training may have made others of those that it began with.
+    wanted = [_in_dtype_of(held.get(name), leaf) for name, leaf in named]
+    leaves = tree.leaves(unnamed(held, tree.unflatten(like, wanted), path))
+    with reading(path, "a checkpoint"):
+        given = [_as(kinds.get(name), leaf, first) for (name, first), leaf in zip(named, leaves, strict=True)]
+    return Progress(**tree.unflatten(like, given), **numbers, history=curves)
 
 
 def _in_dtype_of(held: Any, leaf: Any) -> Any:
@@ -217,80 +269,165 @@ def _in_dtype_of(held: Any, leaf: Any) -> Any:
     return np.broadcast_to(np.zeros((), held.dtype), np.shape(leaf)) if numbers else leaf
 
 
-def _as_given(like: Any, leaf: Any) -> Any:
-    if isinstance(like, np.ndarray):
-        return leaf
-    return leaf[()] if isinstance(like, np.generic) else type(like)(leaf.item())
+def _as(kind: str | None, leaf: Array, first: Any) -> Any:
+    """Return a leaf as the kind that it was: an array of NumPy, or of the library of what training began with."""
+    if kind is None or kind == "scalar":
+        return leaf if kind is None else leaf[()]
+    if kind.startswith("array: "):
+        return first.__array_namespace__().asarray(leaf) if kind == _kind(first) else leaf
+    return _KINDS[kind](leaf.item())
 
 
 def _clear_drafts(path: Path) -> None:
-    """Remove what writers that were killed have left: see `fmlp.files.replacing`."""
-    import glob
-
-    whole = Path(os.path.realpath(path))
-    for draft in whole.parent.glob(f".{glob.escape(whole.name)}.{'[0-9a-f]' * 16}.tmp"):
+    """Remove what writers that were killed have left."""
+    for draft in drafts(path):
         with suppress(OSError, FileFormatError), opened(draft) as file:  # a folder, another user's, or gone
             if locked(file):  # nobody writes it
                 draft.unlink()
 
 
-def describe(value: Any, seen: tuple[int, ...] = ()) -> Any:
-    """Describe a setting in terms that JSON can hold.
+# --------------------------------------------------------------------------- what a resume compares
+
+
+def describe(value: Any) -> dict[str, Any]:
+    """Describe settings in terms that JSON can hold, in time and space that grow as they do.
 
     Functions are told by name, a hash of their code (but for fmlp's own), default arguments and what they close over;
-    arrays by a hash; modules, classes and loggers by name; other objects by type and public attributes.
+    arrays of any library by dtype, shape and a hash; modules, classes and loggers by name; other objects by type and
+    public attributes, or by what they are pickled as if they have none. Of what cannot be told so, and of memory-mapped
+    arrays, the description says "not compared".
+
+    Returns ``{"value": …, "objects": […]}``. What has parts is listed once, as an object, and named by its place there.
 
     >>> def constant(learning_rate):
     ...     return lambda count: learning_rate
-    >>> describe(constant(0.1))["learning_rate"]
+    >>> describe(constant(0.1))["objects"][0]["learning_rate"]
     0.1
+    >>> describe([1, [2.5, "a"]])
+    {'value': {'object': 0}, 'objects': [[1, {'object': 1}], [2.5, 'a']]}
     """
-    if value is None or isinstance(value, bool | int | float | str):
+    found: list[Any] = []  # it also keeps alive what was seen, so that nothing else gets its identity
+    places: dict[int, int] = {}
+
+    def told(part: Any) -> Any:
+        while isinstance(part, Differentiable):
+            part = part.rule
+        if (leaf := _leaf(part)) is not _HAS_PARTS:
+            return leaf
+        if id(part) not in places:
+            places[id(part)] = len(found)
+            found.append(part)
+        return {"object": places[id(part)]}
+
+    root, objects = told(value), []
+    for each in found:  # which grows meanwhile
+        try:
+            parts = _parts(each)
+        except MemoryError:
+            raise
+        except Exception:  # whatever objects of others raise
+            parts = {"__name__": _not_compared(each)}
+        told_parts = [*map(told, parts)] if isinstance(parts, list) else {name: told(parts[name]) for name in parts}
+        objects.append(told_parts)
+    return {"value": root, "objects": objects}
+
+
+_HAS_PARTS = object()
+
+
+def _leaf(value: Any) -> Any:
+    """Describe what has no parts."""
+    if value is None or isinstance(value, bool | float | str):
         return value
+    if isinstance(value, int):
+        return value if abs(value) < 1 << 64 else hex(value)
     if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        shape = f"{value.dtype} {value.shape}"
-        mapped = isinstance(value, np.memmap)  # may be larger than the memory
-        return shape if mapped else f"{shape} {_hash(np.ascontiguousarray(value).tobytes())}"
-    if isinstance(value, bytes):
-        return _hash(value)
-    if isinstance(value, complex | range | slice | Path | Enum):
+        return value.item() if value.dtype.kind in "biuf" and value.itemsize <= 8 else f"{value.dtype} {value!s}"
+    if isinstance(value, type):
+        return _name(value)
+    if hasattr(type(value), "__array__") or hasattr(type(value), "__array_interface__"):
+        return _array(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return _hash(bytes(value))
+    if isinstance(value, complex | range | slice | PurePath | Enum):
         return repr(value)
-    if isinstance(value, ModuleType):
-        return value.__name__
-    if id(value) in seen:
-        return "itself"
-    inside = functools.partial(describe, seen=(*seen, id(value)))
+    return value.__name__ if isinstance(value, ModuleType) else _HAS_PARTS
+
+
+def _array(value: Any) -> str:
+    try:
+        array = np.asarray(value.detach() if hasattr(value, "detach") else value)  # PyTorch's, apart from its gradient
+        told = f"{array.dtype} {array.shape}"
+        if isinstance(value, np.memmap):  # may be larger than the memory
+            return f"{told}, not compared"
+        if array.dtype.hasobject:
+            leaves = [_leaf(leaf) for leaf in array.ravel().tolist()]
+            return f"{told}, not compared" if _HAS_PARTS in leaves else f"{told} {_hash(repr(leaves).encode())}"
+        mask = f" masked {_hash(value.mask.tobytes())}" if isinstance(value, np.ma.MaskedArray) else ""
+        return f"{told} {_hash(np.ascontiguousarray(array).tobytes())}{mask}"
+    except MemoryError:
+        raise
+    except Exception:  # as for one on another device
+        return _not_compared(value)
+
+
+def _parts(value: Any) -> list[Any] | dict[str, Any]:
+    """Return what an object is made of."""
     if isinstance(value, Mapping):
-        return {str(name): inside(child) for name, child in value.items()}
-    if isinstance(value, tuple | list):
-        return [inside(child) for child in value]
+        return {name if isinstance(name, str) else str(_flat(name)): child for name, child in value.items()}
+    if isinstance(value, tuple | list | deque):
+        return [*value]
     if isinstance(value, set | frozenset):
-        return sorted(map(inside, value), key=repr)
+        return sorted(map(_flat, value), key=repr)
     if isinstance(value, functools.partial):
-        return {"partial": inside(value.func), "args": inside(value.args), **inside(value.keywords)}
-    if isinstance(value, Differentiable):
-        return inside(value.rule)
-    module, name = (getattr(value, part, getattr(type(value), part)) for part in ("__module__", "__qualname__"))
-    found: dict[str, Any] = {"__name__": f"{module}.{name}"}
+        return {"partial": value.func, "args": value.args, **value.keywords}
+    found: dict[str, Any] = {"__name__": _name(value)}
     code = getattr(value, "__code__", None)
     if isinstance(code, CodeType):
-        if not str(module).startswith("fmlp."):
-            found["__code__"] = (
-                f"{_hash(repr(_code(code)).encode())} of Python {sys.version_info[0]}.{sys.version_info[1]}"
-            )
-        found |= {part: inside(held) for part in HELD if (held := getattr(value, part, None)) is not None}
+        if not found["__name__"].startswith("fmlp."):
+            version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+            found["__code__"] = f"{_hash(repr(_code(code)).encode())} of Python {version}"
+        found |= {part: held for part in HELD if (held := getattr(value, part, None)) is not None}
         for variable, cell in zip(code.co_freevars, value.__closure__ or (), strict=True):
-            try:
-                found[variable] = inside(cell.cell_contents)
-            except ValueError:  # an empty cell
-                continue
-    elif not isinstance(value, type) and not str(module).startswith("logging"):  # a logger changes with all that log
-        slots = {slot: getattr(value, slot) for slot in getattr(type(value), "__slots__", ()) if hasattr(value, slot)}
-        attributes = getattr(value, "__dict__", slots)
-        found |= {name: inside(child) for name, child in attributes.items() if not name.startswith("_")}
+            with suppress(ValueError):  # an empty cell
+                found[variable] = cell.cell_contents
+    elif hasattr(value, "__wrapped__"):  # as of functools.lru_cache
+        found["__wrapped__"] = value.__wrapped__
+    elif found["__name__"].startswith("logging."):  # a logger changes with all that log
+        pass
+    elif public := {name: getattr(value, name) for name in _attributes(value) if not name.startswith("_")}:
+        found |= public
+    elif not hasattr(value, "__dict__"):
+        reduce: Any = copyreg.dispatch_table.get(type(value))
+        found["pickled as"] = reduce(value) if reduce else value.__reduce_ex__(2)
     return found
+
+
+HELD = ("__defaults__", "__kwdefaults__", "__self__")
+"""What a function brings along, besides its code and what it closes over."""
+
+
+def _attributes(value: Any) -> Iterator[str]:
+    yield from getattr(value, "__dict__", ())
+    for cls in type(value).__mro__:
+        slots = cls.__dict__.get("__slots__", ())
+        yield from (slot for slot in ([slots] if isinstance(slots, str) else slots) if hasattr(value, slot))
+
+
+def _flat(value: Any) -> Any:
+    """Describe an element of a set or a key, which must not depend on the order in which others are told."""
+    if (leaf := _leaf(value)) is not _HAS_PARTS:
+        return leaf
+    return [*map(_flat, value)] if isinstance(value, tuple) else _not_compared(value)
+
+
+def _name(value: Any) -> str:
+    module, name = (getattr(value, part, getattr(type(value), part)) for part in ("__module__", "__qualname__"))
+    return f"{module}.{name}"
+
+
+def _not_compared(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}, not compared"
 
 
 def _code(code: CodeType) -> tuple[Any, ...]:
@@ -304,23 +441,40 @@ def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def differences(was: Any, now: Any, where: tuple[str, str] = ("in the file", "now"), path: str = "") -> Iterator[str]:
+def differences(
+    was: Mapping[str, Any], now: Mapping[str, Any], where: tuple[str, str] = ("in the file", "now")
+) -> Iterator[str]:
     """Yield what differs between two descriptions, by path.
 
-    >>> list(differences({"batch_size": 32, "shuffle": True}, {"batch_size": 64, "shuffle": True}))
+    >>> list(differences(describe({"batch_size": 32, "shuffle": True}), describe({"batch_size": 64, "shuffle": True})))
     ['batch_size: 32 in the file, 64 now']
     """
-    if isinstance(was, dict) and isinstance(now, dict):
-        for name in [*was, *(name for name in now if name not in was)]:
-            below = f"{path}/{name}".lstrip("/")
-            yield from differences(was.get(name, "absent"), now.get(name, "absent"), where, below)
-    elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
-        for i, (a, b) in enumerate(zip(was, now, strict=True)):
-            yield from differences(a, b, where, f"{path}/{i}")
-    elif was != now and not (was != was and now != now):
-        yield f"{path}: {_short(was)} {where[0]}, {_short(now)} {where[1]}"
+    todo, seen = [("", was["value"], now["value"])], set()
+    while todo:
+        path, *parts = todo.pop()
+        if all(isinstance(part, dict) for part in parts):
+            pair = tuple(part["object"] for part in parts)
+            if pair in seen:
+                continue
+            seen.add(pair)
+        a, b = (
+            of["objects"][p["object"]] if isinstance(p, dict) else p for p, of in zip(parts, (was, now), strict=True)
+        )
+        below: list[tuple[Any, Any, Any]] = []
+        if isinstance(a, dict) and isinstance(b, dict):
+            names = [*a, *(name for name in b if name not in a)]
+            below = [(name, a.get(name, "absent"), b.get(name, "absent")) for name in names]
+        elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+            below = [*zip(range(len(a)), a, b, strict=True)]
+        elif a != b and not (a != a and b != b):
+            yield f"{path}: {_short(a)} {where[0]}, {_short(b)} {where[1]}"
+        todo += [(f"{path}/{name}".lstrip("/"), *pair) for name, *pair in reversed(below)]
 
 
 def _short(value: Any) -> str:
-    text = repr(value["__name__"] if isinstance(value, dict) and "__name__" in value else value)
+    if isinstance(value, dict):
+        value = value.get("__name__", {name: "…" if isinstance(part, dict) else part for name, part in value.items()})
+    elif isinstance(value, list):
+        value = ["…" if isinstance(part, dict) else part for part in value]
+    text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}…"

@@ -13,10 +13,13 @@ passed as `comm` is a communicator of mpi4py (``pip install 'fmlp[mpi]'``), or a
 
 from __future__ import annotations
 
+import atexit
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any, ParamSpec, TypeVar
 
@@ -24,7 +27,7 @@ import numpy as np
 
 from fmlp import autodiff, tree
 from fmlp.autodiff import Differentiable, Pullback, differentiable, row_weights_of, rule_of
-from fmlp.checkpoint import differences
+from fmlp.checkpoint import describe, differences
 from fmlp.checks import given
 from fmlp.modes import Shard
 from fmlp.processes import Interrupted, Interrupts
@@ -46,31 +49,55 @@ class RankError(ValueError):
     """The ranks were given what does not fit together; raised on all of them."""
 
 
+@functools.cache
 def world() -> Any:
-    """Return mpi4py's ``MPI.COMM_WORLD``, and from now on let an exception that nobody catches end all ranks.
+    """Return mpi4py's ``MPI.COMM_WORLD``, and from now on let a rank that goes end all of them, where they need it.
 
-    Without that they would wait for ever for the one that is gone. Raises ModuleNotFoundError without mpi4py.
+    Without that they would wait for it for ever. An exception that nobody catches ends all ranks. So does the end of a
+    rank's program, by itself or by `sys.exit`, when another rank calls `fit`, `evaluate` or `calibrate` with this
+    communicator. Every rank must call it. In a loop of one's own, `sys.exit` on one rank is noticed by
+    ``mpiexec -n 2 python -m mpi4py train.py``. Raises ModuleNotFoundError without mpi4py.
     """
     try:
         from mpi4py import MPI
     except ModuleNotFoundError:
         raise ModuleNotFoundError("fmlp.distributed.world needs mpi4py: pip install 'fmlp[mpi]'") from None
-    comm, show = MPI.COMM_WORLD, sys.excepthook
+    comm, show, process = MPI.COMM_WORLD, sys.excepthook, os.getpid()
+    if comm.size == 1:
+        return comm
 
     def end_all(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        show(kind, error, trace)
-        if comm.size > 1:
+        try:
+            show(kind, error, trace)
+        finally:
+            _end(comm, error)
+
+    def leave() -> None:
+        if os.getpid() != process or MPI.Is_finalized():  # a forked one is no rank
+            return
+        try:
+            check_called(comm, "the end of the program")
+        except RankError as error:
             _end(comm, error)
 
     sys.excepthook = end_all
+    atexit.register(leave)
     return comm
+
+
+def check_called(comm: Any, what: str) -> None:
+    """Raise RankError on all ranks, unless all are about to do the same."""
+    check_comm(comm)
+    if comm is not None and comm.size > 1:
+        check_same(comm, {"called": what})
 
 
 def _end(comm: Any, error: BaseException) -> None:
     import time
 
     what = f"{type(error).__name__}: {error}"
-    print(f"fmlp: rank {comm.rank} of {comm.size} failed: {what}", file=sys.stderr, flush=True)
+    with suppress(Exception):  # whatever stderr is
+        print(f"fmlp: rank {comm.rank} of {comm.size} failed: {what}", file=sys.stderr, flush=True)
     time.sleep(0.3)  # for the launcher to pass that on, before it kills
     comm.Abort(1)
 
@@ -227,7 +254,7 @@ def padded(comm: Any, batches: Iterator[tuple[Any, Any, Any]]) -> Iterator[tuple
 
 def check_same(comm: Any, settings: Mapping[str, Any]) -> None:
     """Raise RankError on all ranks, saying what differs, unless all were given the same settings."""
-    first, *others = comm.allgather(dict(settings))
+    first, *others = comm.allgather(describe(settings))
     for rank, other in enumerate(others, 1):
         if different := list(differences(first, other, ("on rank 0", f"on rank {rank}"))):
             raise RankError("the ranks were given what does not fit together:\n  " + "\n  ".join(different[:10]))
@@ -263,13 +290,15 @@ def all_or_none(f: Callable[P, Y]) -> Callable[P, Y]:
         comm: Any = kwargs.get("comm")
         check_comm(comm)
         try:
+            check_called(comm, f.__name__)
             return f(*args, **kwargs)
         except BaseException as error:
             raised_by_all = isinstance(error, RankError) or getattr(error, "agreed_by", None) is comm
             if comm is not None and comm.size > 1 and not raised_by_all:
                 import traceback
 
-                traceback.print_exc()
+                with suppress(Exception):
+                    traceback.print_exc()
                 _end(comm, error)
             raise
 

@@ -8,11 +8,12 @@ may keep its reader waiting, and a device, which may never end, are refused.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
@@ -96,25 +97,90 @@ def opened(path: StrPath) -> Iterator[IO[bytes]]:
         yield stream
 
 
-def locked(file: IO[bytes]) -> bool:
-    """Lock a file for as long as it is open, or its process lives; False where another has, or it cannot be locked."""
+def locked(file: IO[bytes] | int) -> bool | None:
+    """Lock a file for as long as it is open or its process lives; False if another has, None if it cannot be locked."""
     try:
         import fcntl
     except ModuleNotFoundError:  # as on Windows, where a file that is open cannot be removed
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:  # as on some network file systems
+        return None
     return True
+
+
+_TAKEN = "another training writes to it"
+_HELD: dict[Path, int | None] = {}
+"""The files that this process holds, open where they are there already."""
+
+
+@contextmanager
+def holding(path: Path) -> Iterator[Callable[[], None]]:
+    """Keep a file to this process for the block; its lock passes on to whatever file `replacing` puts in its place.
+
+    Yields a function that lets it go. A process that is forked must: it would hold the file for as long as it lives.
+    Where the system has no such locks, as on Windows, only this process keeps away. Raises BlockingIOError for a file
+    that is held already.
+    """
+    whole = Path(os.path.realpath(path))
+    if whole in _HELD:
+        raise BlockingIOError(errno.EAGAIN, _TAKEN)
+
+    def let_go() -> None:
+        _keep(whole, None)
+        _HELD.pop(whole, None)
+
+    _HELD[whole] = None
+    try:
+        _hold(whole)
+        yield let_go
+    finally:
+        let_go()
+
+
+def _hold(whole: Path) -> None:
+    """Lock the file that is there, unless it is the one held; raises BlockingIOError if another process has."""
+    while (handle := _to_be_locked(whole)) is not None:
+        held, taken = _HELD[whole], False
+        try:
+            if held is not None and os.path.samestat(os.fstat(held), os.fstat(handle)):
+                return
+            if locked(handle) is False:
+                raise BlockingIOError(errno.EAGAIN, _TAKEN)
+            with suppress(FileNotFoundError):
+                taken = os.path.samestat(os.stat(whole), os.fstat(handle))
+            if taken:  # and not replaced since it was opened
+                _keep(whole, handle)
+                return
+        finally:
+            if not taken:
+                os.close(handle)
+
+
+def _to_be_locked(whole: Path) -> int | None:
+    """Open the file that is there, if it can be, for writing if it can be: over NFS, no other can be locked."""
+    for mode in (os.O_RDWR, os.O_RDONLY):
+        with suppress(FileNotFoundError, PermissionError):
+            if os.name != "nt":  # there, a file that is open cannot be replaced
+                return os.open(whole, mode | os.O_NONBLOCK)
+    return None
+
+
+def _keep(whole: Path, handle: int | None) -> None:
+    before, _HELD[whole] = _HELD.get(whole), handle
+    if before is not None:
+        os.close(before)
 
 
 @contextmanager
 def reading(path: StrPath, kind: str) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read into a FileFormatError, but for the system's own errors."""
+    """Turn what goes wrong while a file is read into a FileFormatError, but for the system's errors and MemoryError."""
     try:
         yield
-    except FileFormatError:
+    except (FileFormatError, MemoryError):
         raise
     except Exception as error:  # zipfile, gzip, zlib, csv, json, NumPy: each has its own, and documents few
         if isinstance(error, OSError) and error.errno is not None:
@@ -137,29 +203,71 @@ def listed(names: list[str]) -> str:
 def replacing(path: StrPath) -> Iterator[IO[bytes]]:
     """Open a file that takes the place of the one at `path` when the block ends, and never does if that raises.
 
-    A link stays, and what it leads to is replaced. Raises ValueError for what is there and no file, such as a folder;
-    the system's errors name `path`.
+    It gets the mode of the one before, and its owner and group where that is allowed. A link stays, and what it leads
+    to is replaced. Raises ValueError for what is there and no file, such as a folder; the system's errors name `path`.
     """
     whole = Path(os.path.realpath(path))
     if whole.exists() and not whole.is_file():
         what = "a folder" if whole.is_dir() else "a pipe or a device"
         raise ValueError(f"path: expected the name of a file, got {os.fspath(path)!r}, which is {what}")
-    draft = whole.with_name(f".{whole.name}.{os.urandom(8).hex()}.tmp")
+    draft, following = whole.with_name(_draft_name(whole, os.urandom(8).hex())), None
     try:
         with draft.open("xb") as file:
             locked(file)
+            _take_mode_of(whole, file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if whole in _HELD and os.name != "nt":
+                _hold(whole)  # another may have come since
+                following = os.dup(file.fileno())
         os.replace(draft, whole)
+        if following is not None:
+            _keep(whole, following)
+            following = None
     except OSError as error:
         if error.filename != os.fspath(draft):
             raise
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
     finally:
+        if following is not None:
+            os.close(following)
         with suppress(OSError):
             draft.unlink()
-    _sync_folder(whole.parent)
+    with suppress(OSError):  # the new file is there, only its name may not survive a power failure
+        _sync_folder(whole.parent)
+
+
+def drafts(path: Path) -> Iterator[Path]:
+    """Find what `replacing` has begun to write beside the file."""
+    import glob
+
+    whole = Path(os.path.realpath(path))
+    yield from whole.parent.glob(_draft_name(Path(glob.escape(whole.name)), "[0-9a-f]" * 16))
+
+
+def _draft_name(whole: Path, unique: str) -> str:
+    import hashlib
+
+    name = os.fsencode(whole.name)  # with a long one, the draft's would be too long for the file system
+    return f".{whole.name if len(name) <= 100 else hashlib.sha256(name).hexdigest()[:32]}.{unique}.tmp"
+
+
+def _take_mode_of(whole: Path, handle: int) -> None:
+    if not hasattr(os, "fchown") or not whole.exists():
+        return
+    old, new = whole.stat(), os.fstat(handle)
+    mode = stat.S_IMODE(old.st_mode)
+    if old.st_gid != new.st_gid:
+        try:
+            os.fchown(handle, -1, old.st_gid)
+        except OSError:  # another group gets no more rights than everybody
+            mode = mode & ~0o070 | (mode & 0o007) << 3
+    if old.st_uid != new.st_uid:
+        with suppress(OSError):
+            os.fchown(handle, old.st_uid, -1)
+    if mode != stat.S_IMODE(new.st_mode):
+        os.fchmod(handle, mode)
 
 
 def _sync_folder(folder: Path) -> None:

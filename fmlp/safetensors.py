@@ -6,6 +6,7 @@ booleans; strings need the npz of `fmlp.save`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,7 +24,7 @@ from fmlp.files import opened, reading, replacing, shown
 from fmlp.serialization import named, unnamed
 from fmlp.tree import Array, Tree
 
-__all__ = ["load", "load_metadata", "save"]
+__all__ = ["load", "load_metadata", "load_with_metadata", "save"]
 
 _DTYPES = "BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64"
 
@@ -64,9 +65,15 @@ def load(path: StrPath, like: Tree = None) -> Tree:
     has not, such as bfloat16, or a name like ``../w``; or, naming every missing, extra or mis-shaped leaf, when it does
     not fit `like`. FileNotFoundError when there is none.
     """
+    return load_with_metadata(path, like)[0]
+
+
+def load_with_metadata(path: StrPath, like: Tree = None) -> tuple[Tree, dict[str, str]]:
+    """Return what `load` and `load_metadata` return, both of one moment, even if the file is replaced meanwhile."""
     with _opened(path) as file:
         arrays = {name: _tensor(file, name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    return unnamed(arrays, like, path)
+        metadata = file.metadata() or {}
+    return unnamed(arrays, like, path), metadata
 
 
 def load_metadata(path: StrPath) -> dict[str, str]:
@@ -79,9 +86,13 @@ def load_metadata(path: StrPath) -> dict[str, str]:
 def _opened(path: StrPath) -> Iterator[Any]:
     import json
 
-    with reading(path, "safetensors"), opened(path) as stream, safetensors.safe_open(path, "np") as file:
-        json.loads(stream.read(int.from_bytes(stream.read(8), "little")), object_pairs_hook=_each_once)
-        yield file
+    same = False
+    while not same:  # the library opens the file once more, and must open the one that was checked
+        with reading(path, "safetensors"), opened(path) as stream, safetensors.safe_open(path, "np") as file:
+            same = os.path.samestat(os.fstat(stream.fileno()), os.stat(path))
+            if same:
+                json.loads(stream.read(int.from_bytes(stream.read(8), "little")), object_pairs_hook=_each_once)
+                yield file
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> None:

@@ -18,7 +18,7 @@ from fmlp.checks import path as checked_path
 from fmlp.files import KINDS, FileFormatError, read_npz, reading, replacing, shown
 from fmlp.tree import Array, Tree
 
-__all__ = ["load", "load_metadata", "save"]
+__all__ = ["load", "load_metadata", "load_with_metadata", "save"]
 
 _METADATA = "__metadata__"
 
@@ -91,6 +91,22 @@ def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
     return unnamed(arrays, like, path)
 
 
+def load_with_metadata(path: str | os.PathLike[str], like: Tree = None) -> tuple[Tree, dict[str, Any]]:
+    """Return what `load` and `load_metadata` return, both of one moment, even if the file is replaced meanwhile.
+
+    Raises what these raise.
+
+    >>> import tempfile
+    >>> file = tempfile.mkdtemp() + "/model.npz"
+    >>> save(file, {"w": np.ones(1)}, metadata={"classes": "0-9"})
+    >>> load_with_metadata(file)
+    ({'w': array([1.])}, {'classes': '0-9'})
+    """
+    arrays = read_npz(checked_path("path", path))
+    metadata = _parsed(arrays.pop(_METADATA, None), path)
+    return unnamed(arrays, like, path), metadata
+
+
 def unnamed(arrays: dict[str, Array], like: Tree, path: str | os.PathLike[str]) -> Tree:
     """Return the tree of the arrays out of the file at `path`; raises what `load` raises."""
     with reading(path, "parameters"):
@@ -117,9 +133,12 @@ def unnamed(arrays: dict[str, Array], like: Tree, path: str | os.PathLike[str]) 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the metadata that `save` put into the file; raises what `load` raises."""
+    return _parsed(read_npz(checked_path("path", path), only=_METADATA).get(_METADATA), path)
+
+
+def _parsed(text: Array | None, path: str | os.PathLike[str]) -> dict[str, Any]:
     import json
 
-    text = read_npz(checked_path("path", path), only=_METADATA).get(_METADATA)
     with reading(path, "metadata"):
         metadata = {} if text is None else json.loads(text.item())
         if not isinstance(metadata, dict):
@@ -168,7 +187,13 @@ def _nested(arrays: dict[str, Any]) -> dict[str, Any]:
 def _write(file: IO[bytes], arrays: dict[str, Any]) -> None:
     import zipfile
 
-    with zipfile.ZipFile(file, "w") as archive:
+    archive = None
+    try:
+        archive = zipfile.ZipFile(file, "w")
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 npy.write_array(member, array, allow_pickle=False)
+        archive.close()
+    finally:
+        if archive is not None:
+            archive.fp = None  # cut short within a member, it could not be closed, and the error would hide the cause

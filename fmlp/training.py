@@ -24,7 +24,7 @@ import numpy as np
 from fmlp import batching, distributed, losses, optim, random, tree
 from fmlp.autodiff import check_output, objective, row_weights_of, unbound, value_and_grad
 from fmlp.bar import progress_bar
-from fmlp.checkpoint import Checkpoint, Progress, Saver, describe
+from fmlp.checkpoint import Checkpoint, Progress, Saver
 from fmlp.checks import choice, function, given, hinting, integer, number
 from fmlp.layers import Layer, check_net
 from fmlp.metrics import has_a_name, wants_output, wants_scores, weight_keyword
@@ -298,22 +298,22 @@ def fit(
     settings: dict[str, Any] = {}
     if checkpoint is not None or comm is not None:
         settings = {
-            "net": describe(net.apply),
-            "params": {path: describe(np.asarray(leaf)) for path, leaf in _named_leaves(params)},
-            "loss": describe(loss),
-            "metrics": describe(metrics),
-            "optimizer": describe(optimizer.update),
-            "early_stopping": describe(early_stopping),
+            "net": net.apply,
+            "params": {path: np.asarray(leaf) for path, leaf in _named_leaves(params)},
+            "loss": loss,
+            "metrics": metrics,
+            "optimizer": optimizer.update,
+            "early_stopping": early_stopping,
             "batch_size": batch_size,
             "shuffle": bool(shuffle),
             "key": key.tolist(),
-            "weight": describe(weight) if weight is None or comm is None else True,
-            "class_weight": describe(class_weight),
+            "weight": weight if weight is None or comm is None else True,
+            "class_weight": class_weight,
         }
     if comm is not None:
         others: dict[str, Any] = {
             "data": _shapes(data, "rows") if batching.is_pair(data) else "batches",
-            "validation": _shapes(validation, "rows") if isinstance(validation, tuple) else describe(validation),
+            "validation": _shapes(validation, "rows") if isinstance(validation, tuple) else validation,
         }
         others |= {"epochs": int(epochs), "checkpoint": checkpoint is not None, "callbacks": len(callbacks)}
         distributed.check_same(comm, settings | others)
@@ -480,7 +480,7 @@ def evaluate(
         function("loss", loss, "a function (prediction, y) -> number, such as losses.mse")
         check_output(net.apply, loss)
     _check_metrics(metrics, loss)
-    distributed.check_comm(comm)
+    distributed.check_called(comm, "evaluate")
     rows = batching.examples("data", data, weight, comm=comm)
     return _evaluated(net, params, rows, loss, metrics, batch_size, comm)
 
@@ -530,7 +530,7 @@ def calibrate(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024, comm:
     """
     check_net(net)
     batch_size = integer("batch_size", batch_size)
-    distributed.check_comm(comm)
+    distributed.check_called(comm, "calibrate")
     n = batching.count_rows(x)
     batching.check_finite("x", x)
     if comm is None:
@@ -707,7 +707,7 @@ def _try_metrics(net: Layer, params: Tree, rows: batching.Examples, loss: Any, m
         return
     two = np.arange(2) % len(rows.y)
     first = net.apply(params, batching.take(rows.x, two), train=Calibration(), key=random.key(0))
-    if not isinstance(first, np.ndarray):
+    if not hasattr(first, "shape"):
         raise TypeError(
             f"metrics: expected a network with one output, got {batching.kind(first)}; join the outputs with "
             "fan_in_concat(), or measure in a callback"

@@ -287,6 +287,18 @@ def before(out, _):
     fit()
 
 
+def leaving(how, called=fit):
+    """One rank's program ends before the others call what needs it."""
+
+    def run(out, _):
+        comm = distributed.world()
+        if comm.rank == 1:
+            sys.exit(how)
+        called()
+
+    return run
+
+
 def caught(out, _):
     """An error that the program catches: the others must not wait for ever all the same."""
     try:
@@ -473,6 +485,11 @@ TASKS = {
     "interrupted": interrupted,
     "kill": one_rank(lambda: os.kill(os.getpid(), signal.SIGKILL)),
     "kinds": kinds,
+    "leaving": leaving(None),
+    "leaving with a message": leaving("no rows for this rank"),
+    "leaving one that evaluates": leaving(0, lambda: fmlp.evaluate(NET, {}, (X, Y), loss=losses.mse, comm=COMM)),
+    "leaving one that calibrates": leaving(0, lambda: fmlp.calibrate(NET, {}, X, comm=COMM)),
+    "leaving together": lambda out, _: (distributed.world(), fit(), sys.exit(0)),
     "lists": lists,
     "mapped": mapped,
     "one_hot": one_hot,

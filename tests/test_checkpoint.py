@@ -1,17 +1,23 @@
 """Checkpoints: training goes on bit for bit from wherever it was cut off, and nothing that was written is lost."""
 
+import datetime
 import enum
 import json
 import logging
 import math
+import operator
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from functools import partial
+from collections import deque
+from decimal import Decimal
+from fractions import Fraction
+from functools import lru_cache, partial
 from math import inf, nan
 from pathlib import Path
 
@@ -25,11 +31,13 @@ from fmlp import (
     EarlyStopping,
     FileFormatError,
     checkpoint,
+    files,
     losses,
     metrics,
     optim,
     random,
     schedules,
+    serialization,
 )
 from fmlp.checkpoint import describe, differences
 from fmlp.files import locked
@@ -90,10 +98,7 @@ OPTIMIZERS = [
 ]
 
 
-@pytest.mark.parametrize("steps", [0, 1, 4, 5, 6, 13, 24])
-def test_an_interrupted_training_ends_with_the_bits_of_one_that_was_not(tmp_path, steps, monkeypatch):
-    whole = fit()
-    path = tmp_path / "run.npz"
+def interrupt_after(steps, monkeypatch):
     original, calls = optim.apply_updates, iter(range(10**9))
 
     def interrupting(params, updates):
@@ -102,11 +107,18 @@ def test_an_interrupted_training_ends_with_the_bits_of_one_that_was_not(tmp_path
         return original(params, updates)
 
     monkeypatch.setattr(optim, "apply_updates", interrupting)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4, 5, 6, 13, 24])
+def test_an_interrupted_training_ends_with_the_bits_of_one_that_was_not(tmp_path, steps, monkeypatch):
+    whole = fit()
+    path = tmp_path / "run.npz"
+    interrupt_after(steps, monkeypatch)
     first = fit(path)
     assert first.stopped == "interrupted"
     progress = fmlp.load_metadata(path)["progress"]
     assert 5 * progress["epoch"] + progress["step"] == steps  # nothing is done twice
-    monkeypatch.setattr(optim, "apply_updates", original)
+    monkeypatch.undo()
     assert_same(fit(path), whole)
     assert_same(fit(path), whole)  # and once it has ended, it has ended
     assert not list(tmp_path.glob(".*"))
@@ -148,6 +160,37 @@ def test_a_state_goes_on_in_the_dtypes_that_it_has_come_to(tmp_path):
     assert fmlp.tree.leaves(whole.state[1])[0].dtype == np.float64
     assert type(whole.state[2]) is np.float64
     fit(tmp_path / "run.npz", **settings, epochs=2)
+    assert_same(fit(tmp_path / "run.npz", **settings), whole)
+
+
+def test_a_state_goes_on_in_the_types_that_it_has_come_to(tmp_path):
+    def update(grads, state, params):
+        rate = 0.1 / (1 + sum(map(float, state)))
+        return fmlp.tree.map(lambda g: -np.float32(rate) * g, grads), [s + 0.25 for s in state]
+
+    settings = {"optimizer": optim.Optimizer(lambda params: [0, np.float32(0), np.zeros((), int), True], update)}
+    whole = fit(**settings)
+    assert [type(s) for s in whole.state] == [float, np.float32, np.float64, float]
+    fit(tmp_path / "run.npz", **settings, epochs=2)
+    assert_same(fit(tmp_path / "run.npz", **settings), whole)
+
+
+@pytest.mark.parametrize("steps", [0, 7])
+def test_arrays_of_jax_go_on(tmp_path, steps, monkeypatch):
+    jnp = pytest.importorskip("jax.numpy")
+    own = optim.Optimizer(
+        lambda params: fmlp.tree.map(jnp.zeros_like, params),
+        lambda grads, state, params: (
+            fmlp.tree.map(lambda g, m: np.asarray(-0.1 * (g + m)), grads, state),
+            fmlp.tree.map(lambda m, g: 0.9 * m + g, state, grads),
+        ),
+    )
+    settings = {"params": fmlp.tree.map(jnp.asarray, NET.init(random.key(1), (4,))[1]), "optimizer": own}
+    whole = fit(**settings)
+    assert type(fmlp.tree.leaves(whole.state)[0]) is type(jnp.zeros(1))
+    interrupt_after(steps, monkeypatch)
+    assert fit(tmp_path / "run.npz", **settings).stopped == "interrupted"
+    monkeypatch.undo()
     assert_same(fit(tmp_path / "run.npz", **settings), whole)
 
 
@@ -421,7 +464,7 @@ def with_default(rate, *, power=2.0):
         (
             closing_over(type(closing_over)),
             closing_over(Side),
-            [f"value/__name__: 'builtins.function' in the file, '{__name__}.Side' now"],
+            [f"value: 'builtins.function' in the file, '{__name__}.Side' now"],
         ),
         (closing_over(logging.getLogger("a")), closing_over(logging.getLogger("b")), []),
         (EarlyStopping("loss", patience=3), EarlyStopping("loss", patience=4), ["patience: 3 in the file, 4 now"]),
@@ -455,9 +498,10 @@ def test_functions_are_told_apart_by_their_code():
         lambda n: n in {"a", "c"},
     ]
     assert len({json.dumps(describe(function)) for function in functions}) == len(functions)
-    assert describe(lambda n: 0.1)["__code__"] == describe(lambda n: 0.1)["__code__"]
-    assert describe(functions[0])["__code__"].endswith(f" of Python {sys.version_info[0]}.{sys.version_info[1]}")
-    assert "__code__" not in describe(losses.mse)
+    code = [describe(f)["objects"][0]["__code__"] for f in (lambda n: 0.1, lambda n: 0.1, functions[0])]
+    assert code[0] == code[1] != code[2]
+    assert code[2].endswith(f" of Python {sys.version_info[0]}.{sys.version_info[1]}")
+    assert "__code__" not in describe(losses.mse)["objects"][0]
 
 
 def test_a_description_is_the_same_in_every_process(tmp_path):
@@ -481,7 +525,136 @@ def test_arrays_are_told_apart_by_their_numbers_unless_mapped(tmp_path):
     np.save(tmp_path / "x.npy", NUMBERS)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     assert describe(NUMBERS) != describe(NUMBERS + 1)
-    assert describe(mapped) == "float64 (3,)"
+    assert describe(mapped)["value"] == "float64 (3,), not compared"
+
+
+class Node:
+    """What others know of, and it of them."""
+
+    def __init__(self, rate=0):
+        self.rate, self.known = rate, []
+
+
+def ring(n, rate):
+    nodes = [Node(rate if i == n - 1 else i) for i in range(n)]
+    for node in nodes:
+        node.known = nodes
+    return nodes[0]
+
+
+def grid(n, rate):  # each knows those around it
+    nodes = [[Node(rate) for _ in range(n)] for _ in range(n)]
+    for i, j in np.ndindex(n, n):
+        nodes[i][j].known = [
+            nodes[a][b] for a in range(i - 1, i + 2) for b in range(j - 1, j + 2) if 0 <= a < n > b >= 0
+        ]
+    return nodes[0][0]
+
+
+def chain(n, rate):
+    first = node = Node()
+    for _ in range(n):
+        node.known = Node()
+        node = node.known
+    node.rate = rate
+    return first
+
+
+@pytest.mark.parametrize(("make", "n"), [(ring, 40), (grid, 12), (chain, 3000)])
+def test_objects_that_know_each_other_are_described_once_each(make, n):
+    one, same, other = (json.loads(json.dumps(describe(closing_over(make(n, rate))))) for rate in (-1, -1, -2))
+    assert len(json.dumps(one)) < 1000 * n * (n if make is grid else 1)
+    assert list(differences(one, same)) == []
+    (difference, *_) = differences(one, other)
+    assert difference.endswith("/rate: -1 in the file, -2 now")
+
+
+def test_what_is_shared_equals_its_copies():
+    shared = [0.1]
+    one, two = describe({"a": shared, "b": shared}), describe({"a": [0.1], "b": [0.1]})
+    assert list(differences(one, two)) == list(differences(two, one)) == []
+    assert list(differences(one, describe({"a": [0.1], "b": [0.2]}))) == ["b/0: 0.1 in the file, 0.2 now"]
+
+
+@lru_cache
+def cached(n):
+    return n
+
+
+@lru_cache
+def cached_otherwise(n):
+    return n + 1
+
+
+def of(library, make):
+    """An array of a library that may not be there."""
+    return lambda value: make(pytest.importorskip(library), value)
+
+
+ARRAYS = {
+    "numpy": lambda value: np.array([value, 2.0]),
+    "masked": lambda value: np.ma.masked_array([1.0, 2.0], [value > 1, False]),
+    "objects": lambda value: np.array([value, "a", None], object),
+    "scalar": np.longdouble,
+    "complex": np.complex64,
+    "date": lambda value: np.datetime64("2026-01-01") + int(value),
+    "pandas": of("pandas", lambda pd, value: pd.Series([value, 2.0])),
+    "pandas frame": of("pandas", lambda pd, value: pd.DataFrame({"a": [value], "b": ["c"]})),
+    "torch": of("torch", lambda torch, value: torch.tensor([value], requires_grad=True)),
+    "jax": of("jax", lambda jax, value: jax.numpy.array([value])),
+    "polars": of("polars", lambda pl, value: pl.Series([value])),
+    "deque": lambda value: deque([value]),
+    "Decimal": Decimal,
+    "Fraction": Fraction,
+    "itemgetter": lambda value: operator.itemgetter(int(value)),
+    "get of a dict": lambda value: {"a": value}.get,
+    "lru_cache": lambda value: cached if value == 1 else cached_otherwise,
+    "ufunc": lambda value: np.exp if value == 1 else np.tanh,
+    "built-in": lambda value: math.floor if value == 1 else math.ceil,
+    "pattern": lambda value: re.compile(str(value)),
+    "generator": lambda value: np.random.default_rng(int(value)),
+    "large": lambda value: 10 ** (5000 + int(value)),
+    "set": lambda value: {(value, "a"), "b"},
+    "key": lambda value: {(value, math.floor): 1},
+    "date of Python": lambda value: datetime.date(2026, 1, int(value)),
+    "slots of a base": lambda value: Derived(value),
+}
+
+
+class Derived(Slotted):
+    __slots__ = "other"
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_what_a_closure_may_hold_is_compared(kind):
+    one, same, other = (json.loads(json.dumps(describe(closing_over(ARRAYS[kind](v))))) for v in (1.0, 1.0, 2.0))
+    assert "not compared" not in json.dumps(one) or kind == "key"
+    assert list(differences(one, same)) == []
+    assert len(list(differences(one, other))) > 0
+
+
+@pytest.mark.parametrize("value", [threading.Lock(), (i for i in "a"), {Node()}, np.array([Node()], object)])
+def test_what_cannot_be_compared_is_told(value):
+    assert "not compared" in json.dumps(describe(closing_over(value)))
+
+
+def test_memory_that_is_missing_is_not_something_that_cannot_be_compared(monkeypatch):
+    def short(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(np, "ascontiguousarray", short)
+    with pytest.raises(MemoryError):
+        describe(NUMBERS)
+
+
+@pytest.mark.parametrize("library", ["pandas", "torch"])
+def test_weights_of_any_library_are_compared(tmp_path, library):
+    series = {"pandas": "Series", "torch": "tensor"}[library]
+    make = getattr(pytest.importorskip(library), series)
+    fit(tmp_path / "run.npz", epochs=1, weight=make(np.arange(50.0)))
+    fit(tmp_path / "run.npz", epochs=1, weight=make(np.arange(50.0)))
+    with pytest.raises(ValueError, match=r"weight: 'float64 \(50,\) \w+' in the file, 'float64 \(50,\) \w+' now"):
+        fit(tmp_path / "run.npz", epochs=1, weight=make(np.arange(50.0) + 1))
 
 
 def test_a_longer_training_may_go_on(tmp_path):
@@ -500,6 +673,48 @@ def test_a_damaged_checkpoint_is_an_error_and_stays(tmp_path):
     fmlp.save(path, {"w": np.ones(1)})
     with pytest.raises(FileFormatError, match="expected a checkpoint, got a file without settings and progress"):
         fit(path)
+
+
+def edited(**changes):
+    return lambda metadata: metadata["progress"].update(changes)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda metadata: metadata.update(progress=[]), "cannot be read as a checkpoint: "),
+        (lambda metadata: metadata["progress"].pop("epoch"), "cannot be read as a checkpoint: 'epoch'"),
+        (edited(epoch=-1), "a checkpoint: epoch is -1"),
+        (edited(epoch="1"), "a checkpoint: epoch is '1'"),
+        (edited(step=1.5), "a checkpoint: step is 1.5"),
+        (edited(step=True), "a checkpoint: step is True"),
+        (edited(total=None), "a checkpoint: total is None"),
+        (edited(stopped={}), r"a checkpoint: stopped is \{\}"),
+        (edited(seconds="long"), "a checkpoint: seconds is 'long'"),
+        (edited(history=[]), "a checkpoint: expected a history of numbers"),
+        (edited(history={"loss": None}), "a checkpoint: "),
+        (edited(history=5), "a checkpoint: "),
+        (edited(history=["a"] * 9), "a checkpoint: "),
+        (lambda metadata: metadata.pop("kinds"), "a checkpoint: 'kinds'"),
+        (lambda metadata: metadata.update(kinds={"state/0": "list"}), "a checkpoint: 'list'"),
+        (lambda metadata: metadata.update(kinds={"params/dense_0/w": "int"}), "a checkpoint: "),
+        (lambda metadata: metadata.update(settings=None), "a checkpoint: "),
+        (lambda metadata: metadata["settings"].update(objects=[]), "a checkpoint: "),
+        (lambda metadata: metadata["settings"].update(value={"object": 10**9}), "a checkpoint: "),
+        (lambda metadata: metadata.update(format=2), "expected a checkpoint of format 1, got 2, written by another"),
+        (lambda metadata: metadata.pop("format"), "expected a checkpoint of format 1, got None, written by another"),
+    ],
+)
+def test_a_crafted_checkpoint_is_refused_and_stays(tmp_path, edit, message):
+    path = tmp_path / "run.npz"
+    fit(path, epochs=1)
+    arrays, metadata = fmlp.load_with_metadata(path)
+    assert edit(metadata) is not edit
+    fmlp.save(path, arrays, metadata=metadata)
+    before = path.read_bytes()
+    with pytest.raises(FileFormatError, match=rf"run\.npz: .*{message}"):
+        fit(path)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -545,6 +760,133 @@ def test_a_full_disk_leaves_the_old_file_and_hands_over_what_was_reached(tmp_pat
     _, like = NET.init(random.key(1), (4,))
     assert fmlp.tree.paths(error.value.params) == fmlp.tree.paths(like)
     assert_same(fit(path), fit())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("at", [0, 3, 40, 90, 150])
+def test_what_comes_within_a_write_leaves_a_whole_file(tmp_path, error, at, monkeypatch):
+    path, whole, write, calls = tmp_path / "run.npz", fit(), serialization.npy.write_array, iter(range(10**9))
+
+    def failing(*args, **kwargs):
+        if next(calls) == at:
+            raise error
+        write(*args, **kwargs)
+
+    monkeypatch.setattr(serialization.npy, "write_array", failing)
+    if error is KeyboardInterrupt:
+        assert fit(path).stopped == "interrupted"
+    else:
+        with pytest.raises(MemoryError):
+            fit(path)
+    monkeypatch.undo()
+    assert [*tmp_path.iterdir()] == [path] * path.exists()
+    assert_same(fit(path), whole)
+
+
+def test_a_second_interrupt_within_the_last_write_leaves_the_file_before_it(tmp_path, monkeypatch):
+    path = tmp_path / "run.npz"
+    fit(path, epochs=2)
+    before = path.read_bytes()
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(serialization.npy, "write_array", interrupted)
+    assert fit(Checkpoint(path, epochs=1000)).stopped == "interrupted"
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_synchronized_does_not_end_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_sync_folder", lambda folder: os.close(-1))
+    assert_same(fit(tmp_path / "run.npz"), fit())
+
+
+# ------------------------------------------------------------------------- one training at a time
+
+HOLDING = """
+import os, sys, time
+import numpy as np
+import fmlp
+from fmlp import losses, optim, random
+from fmlp.layers import Dense
+
+def fit(epochs, **settings):
+    net, x = Dense(1), np.ones((4, 2), np.float32)
+    return fmlp.fit(net, net.init(random.key(0), (2,))[1], (x, x[:, 0]), loss=losses.mse, optimizer=optim.sgd(0.1),
+                    epochs=epochs, key=random.key(0), checkpoint="run.npz", progress=False, **settings)
+"""
+
+
+def telling(script, folder):
+    words = [sys.executable, "-c", HOLDING + script]
+    return subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+locks = pytest.mark.skipif(os.name == "nt", reason="needs locks as Unix has them")
+
+
+@locks
+@pytest.mark.parametrize("began", [False, True])
+def test_a_second_training_is_told_as_long_as_the_first_lives(tmp_path, began):
+    if began:
+        telling("fit(1)", tmp_path).communicate(timeout=60)
+    first = telling("fit(100, callbacks=[lambda epoch: print(epoch.epoch, flush=True) or time.sleep(60)])", tmp_path)
+    try:
+        assert first.stdout.readline()  # it has written the file, as often as `fit` writes it by then
+        second = telling("fit(100)", tmp_path).communicate(timeout=60)[1]
+        path = tmp_path.resolve() / "run.npz"
+        assert f"ValueError: checkpoint: {path}: another training writes to it; wait for its end" in second
+        assert fmlp.load_metadata(path)["progress"]["epoch"] == began  # reading is free
+    finally:
+        first.kill()
+        first.communicate(timeout=60)
+    assert telling("fit(2)", tmp_path).communicate(timeout=60)[1] == ""
+
+
+@locks
+def test_a_training_within_the_training_is_told(tmp_path):
+    with pytest.raises(ValueError, match=r"run\.npz: another training writes to it"):
+        fit(tmp_path / "run.npz", callbacks=[lambda epoch: fit(tmp_path / "run.npz") and None])
+    fit(tmp_path / "run.npz")
+
+
+@locks
+def test_a_training_that_comes_between_is_told_to_the_first_at_its_next_write(tmp_path):
+    script = """
+def other(epoch):
+    os.remove("run.npz")
+    if (pid := os.fork()) == 0:
+        fit(1000, callbacks=[lambda epoch: open("began", "w").close() or time.sleep(60)])
+    while not os.path.exists("began"):
+        time.sleep(0.01)
+    print(pid, flush=True)
+
+try:
+    fit(100, callbacks=[other])
+except fmlp.CheckpointError as error:
+    print(error, flush=True)
+"""
+    first = telling(script, tmp_path)
+    child, message = int(first.stdout.readline()), first.stdout.readline()
+    os.kill(child, signal.SIGKILL)
+    first.communicate(timeout=60)
+    assert message.endswith("run.npz could not be written: another training writes to it\n")
+
+
+@locks
+def test_a_forked_process_does_not_keep_the_file(tmp_path):
+    script = """
+def forking(epoch):
+    if os.fork() == 0:
+        os.close(1), os.close(2)
+        time.sleep(3)
+        os._exit(0)
+    os._exit(0)
+
+fit(100, callbacks=[forking])
+"""
+    telling(script, tmp_path).communicate(timeout=60)
+    assert telling("fit(1)", tmp_path).communicate(timeout=60)[1] == ""
 
 
 LIMITED = """

@@ -157,6 +157,10 @@ def test_what_rank_0_decides_all_do(tmp_path, ranks):
         ),
         (2, "caught", "fmlp: rank 1 of 2 failed: OSError: the disk of this rank is gone"),
         (2, "exit", "fmlp: rank 1 of 2 failed: SystemExit: 0"),
+        (2, "leaving", "called: 'fit' on rank 0, 'the end of the program' on rank 1"),
+        (3, "leaving with a message", "called: 'fit' on rank 0, 'the end of the program' on rank 1"),
+        (2, "leaving one that evaluates", "called: 'evaluate' on rank 0, 'the end of the program' on rank 1"),
+        (2, "leaving one that calibrates", "called: 'calibrate' on rank 0, 'the end of the program' on rank 1"),
         (2, "widths", "data/0: 'float32 (rows, 4)' on rank 0, 'float32 (rows, 3)' on rank 1"),
         (2, "different", "batch_size: 16 on rank 0, 17 on rank 1"),
         (2, "kinds", "data: 'batches' on rank 0, {'0': 'float32 (rows, 4)'"),
@@ -200,7 +204,7 @@ def test_a_rank_that_is_terminated_leaves_rank_0_the_time_to_write(tmp_path):
     assert (progress["epoch"], progress["step"]) == (0, 20)
 
 
-@pytest.mark.parametrize("task", ["calibrating", "lists", "one_hot"])
+@pytest.mark.parametrize("task", ["calibrating", "leaving together", "lists", "one_hot"])
 def test_two_ranks_do_what_one_does(tmp_path, task):
     succeed(2, task, tmp_path / "out", "")
 

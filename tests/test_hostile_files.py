@@ -3,6 +3,7 @@
 The tables read as documentation. Below them, the same is asked of files damaged at random (`reliability/fuzz.py`).
 """
 
+import contextlib
 import gzip
 import io
 import os
@@ -331,6 +332,20 @@ def test_a_pipe_or_a_device_by_a_files_name(tmp_path, name, read):
     finally:
         writer.cancel()
     assert not waited
+
+
+@pytest.mark.parametrize(("name", "read"), READERS)
+def test_memory_that_is_missing_is_no_damage(tmp_path, name, read, monkeypatch):
+    def short(path):
+        raise MemoryError
+        yield
+
+    for module in [module for module in sys.modules.values() if getattr(module, "__name__", "").startswith("fmlp")]:
+        if hasattr(module, "opened"):
+            monkeypatch.setattr(module, "opened", contextlib.contextmanager(short))
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(MemoryError):
+        read(tmp_path / name)
 
 
 def test_a_number_that_no_cast_bears(tmp_path):

@@ -1,9 +1,13 @@
 """Saving and loading: there and back over drawn trees, nothing half-written, and errors that name the leaf."""
 
+import errno
 import json
 import os
 import stat
+import sys
+import threading
 from collections import namedtuple
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +149,118 @@ def test_the_file_is_durable_before_it_takes_the_place_of_the_old_one_and_its_na
     monkeypatch.setattr(os, "replace", noting_replace)
     fmlp.save(tmp_path / "m.npz", {"w": np.ones(1)})
     assert calls == ["file", "replace", "folder"]
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="folders cannot be synchronized")
+@pytest.mark.parametrize("refused", ["fsync", "open"])
+def test_a_folder_that_cannot_be_synchronized_is_no_failure(tmp_path, monkeypatch, refused):
+    original = getattr(os, refused)
+
+    def refusing(what, *args, **kwargs):
+        if stat.S_ISDIR(os.fstat(what).st_mode if refused == "fsync" else os.stat(what).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument") if refused == "fsync" else PermissionError
+        return original(what, *args, **kwargs)
+
+    fmlp.save(tmp_path / "m.npz", {"w": 0})
+    monkeypatch.setattr(os, refused, refusing)
+    fmlp.save(tmp_path / "m.npz", {"w": 1})
+    assert fmlp.load(tmp_path / "m.npz")["w"] == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fchown"), reason="needs modes and owners as Unix has them")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o666])
+def test_a_file_keeps_its_mode(tmp_path, monkeypatch, mode):
+    path, modes, write = tmp_path / "m.npz", [], serialization._write
+    monkeypatch.setattr(
+        serialization,
+        "_write",
+        lambda file, arrays: (modes.append(os.fstat(file.fileno()).st_mode), write(file, arrays)),
+    )
+    fmlp.save(path, {"w": 0})
+    path.chmod(mode)
+    fmlp.save(path, {"w": 1})
+    assert [stat.S_IMODE(m) for m in (path.stat().st_mode, modes[1])] == [mode, mode]  # before anything is in it
+
+
+@pytest.mark.skipif(not hasattr(os, "fchown") or os.geteuid(), reason="only root gives files away")
+def test_a_file_keeps_its_owner_and_group_where_that_is_allowed(tmp_path, monkeypatch):
+    path = tmp_path / "m.npz"
+    fmlp.save(path, {"w": 0})
+    os.chown(path, 1234, 2345)
+    path.chmod(0o640)
+    fmlp.save(path, {"w": 1})
+    assert (path.stat().st_uid, path.stat().st_gid) == (1234, 2345)
+
+    def refused(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fchown", refused)
+    fmlp.save(path, {"w": 2})
+    assert path.stat().st_uid == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600  # another group must not read what that one could
+
+
+@pytest.mark.parametrize("name", ["a" * 251 + ".npz", "é" * 125 + ".npz", "model.npz"])
+def test_names_may_be_as_long_as_the_system_takes(tmp_path, name):
+    fmlp.save(tmp_path / name, {"w": np.ones(1)})
+    assert fmlp.load(tmp_path / name)["w"] == 1
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_what_comes_at_any_line_of_a_write_is_raised_and_leaves_a_whole_file(tmp_path, error):
+    path = tmp_path / "m.npz"
+    fmlp.save(path, {"w": np.zeros(3), "b": np.zeros(1)})
+    for line in count(error is MemoryError, 3):
+        lines = iter(range(line, -1, -1))
+
+        def trace(frame, event, arg, lines=lines):
+            # What interrupts the library's own begin or end cannot be made whole from here.
+            around = [frame.f_code.co_name, frame.f_back.f_code.co_name]
+            own = not {*around} & {"__init__", "__del__"}
+            own &= Path(frame.f_code.co_filename).name not in ("contextlib.py", "pathlib.py")
+            if event == "line" and own and next(lines, 1) == 0:
+                raise error
+            return trace
+
+        before = sys.gettrace()
+        try:
+            sys.settrace(trace)
+            fmlp.save(path, {"w": np.ones(3), "b": np.ones(1)})
+        except error:
+            pass
+        else:
+            break
+        finally:
+            sys.settrace(before)
+        assert {tuple(leaf.tolist()) for leaf in fmlp.load(path).values()} in ({(0, 0, 0), (0,)}, {(1, 1, 1), (1,)})
+    assert line > 300
+
+
+@pytest.mark.parametrize("format", ["npz", "safetensors"])
+def test_arrays_and_metadata_are_of_one_moment(tmp_path, format):
+    if format == "safetensors":
+        pytest.importorskip("safetensors")
+    module, path = fmlp if format == "npz" else fmlp.safetensors, tmp_path / "m"
+    done = threading.Event()
+
+    def write():
+        for i in count():
+            module.save(path, {"w": np.full(9, i)}, metadata={"i": str(i)})
+            written.set()
+            if done.is_set():
+                return
+
+    written, writer = threading.Event(), threading.Thread(target=write)
+    writer.start()
+    written.wait(30)
+    try:
+        for _ in range(300):
+            params, metadata = module.load_with_metadata(path, like={"w": np.zeros(9, int)})
+            assert params["w"].tolist() == [int(metadata["i"])] * 9
+    finally:
+        done.set()
+        writer.join()
 
 
 def test_saving_does_not_change_what_is_saved(tmp_path):
