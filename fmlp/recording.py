@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import functools
 import operator
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,14 +27,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 def primitive(f: F) -> F:
     """Make a function one call of a plan, which records the call and not what happens inside.
 
-    It must be pure, and return an array, a NumPy scalar, or a tuple of them. A function needs this if it reads the
-    values of its arrays in Python, as `random.split` reads a key's.
+    It must be pure, and return an array, a number, or a tuple of them. A function needs this if it reads the values of
+    its arrays in Python, as `random.fold_in` reads a key's.
 
+    >>> import math
+    >>> from fmlp import jit
     >>> @primitive
     ... def total(x):
-    ...     return np.float64(sum(x.tolist()))
-    >>> total(np.arange(4.0))
-    np.float64(6.0)
+    ...     return math.fsum(x.tolist())
+    >>> jit(lambda x: x / total(x))(np.array([1.0, 3.0]))
+    array([0.25, 0.75])
     """
 
     @functools.wraps(f)
@@ -109,10 +111,6 @@ class Tape:
         self.values.append(Value(array, index if root is None else root))
         return StandIn(self, index, array)
 
-    def given(self, array: Any) -> StandIn:
-        """Make the stand-in of an argument, which cannot be written to."""
-        return self.stand_in(_locked(array))
-
     def ref(self, x: StandIn) -> Ref:
         """Return what stands for `x` in a call."""
         if x._tape is not self:
@@ -135,32 +133,31 @@ class Tape:
         if not self.open:
             return f(*unwrapped(args), **unwrapped(kwargs))
         refs, settings = mapped(self.ref, args), mapped(self.ref, kwargs)
-        target, settings = self._target(f, refs, settings)
+        target = self._target(f, refs, settings.pop("out", None))
         try:
             if target is not None:
                 f(*unwrapped(args), **unwrapped(kwargs))
                 self._add("into", f, refs, settings, (target.at,))
-                return kwargs["out"][0] if type(kwargs.get("out")) is tuple else kwargs.get("out")
+                out = kwargs.get("out")
+                return out[0] if type(out) is tuple else out
             # The operands are locked, so that a function that writes to one, unknown to us, raises.
             result = f(*unwrapped(args, locked=True), **unwrapped(kwargs, locked=True))
             arrays = result if isinstance(result, tuple | list) else [result]
-            used = [*indices((refs, settings))]
             if any(_shares(array, operand) for array in arrays for operand in leaves(unwrapped((args, kwargs)))):
                 result = f(*unwrapped(args), **unwrapped(kwargs))
         except Exception as error:
             self.erred = True
             self.refuse(f"meets {type(error).__name__} ({error})")
             raise
-        return self._recorded(f, refs, settings, used, result)
+        return self._recorded(f, refs, settings, result)
 
-    def _target(self, f: Any, refs: Any, settings: dict[str, Any]) -> tuple[Ref | None, dict[str, Any]]:
-        """Return the array that a call writes into, if it does, and the call's keyword arguments without `out`."""
-        out = settings.get("out")
-        targets = [t for t in (out if isinstance(out, tuple) else (out,)) if t is not None]
+    def _target(self, f: Any, refs: Any, out: Any) -> Ref | None:
+        """Return the array that a call writes into, if it does."""
+        targets = [t for t in (out if type(out) is tuple else (out,)) if t is not None]
         if f is operator.setitem or (getattr(f, "__name__", "") == "at" and isinstance(f.__self__, np.ufunc)):
             targets = [refs[0]]
         if not targets:
-            return None, {name: value for name, value in settings.items() if name != "out"}
+            return None
         if len(targets) > 1:
             raise self.refuse("writes into several arrays with one call")
         (target,) = targets
@@ -168,19 +165,19 @@ class Tape:
             raise self.refuse("writes into an array that it made itself", "make it from x, as np.zeros_like(x)")
         if not self.values[target.at].array.flags.writeable:
             raise self.refuse("writes into an argument, or a read-only array", "work on a copy")
-        return target, {name: value for name, value in settings.items() if name != "out"}
+        return target
 
-    def _recorded(self, f: Any, refs: Any, settings: dict[str, Any], used: list[int], result: Any) -> Any:
+    def _recorded(self, f: Any, refs: Any, settings: dict[str, Any], result: Any) -> Any:
         """Record a call that returned `result`, and return what stands for it."""
         if type(result) is bool:  # such as np.array_equal: what it says is checked at each replay
             truth = self.stand_in(np.bool_(result))
             self._add("new", f, refs, settings, (truth._index,))
             return bool(truth)
-        many = isinstance(result, tuple | list)
+        many, used = isinstance(result, tuple | list), [*indices((refs, settings))]
         stand_ins, roots = [], set()
         for array in result if many else [result]:
             if type(array) not in (np.ndarray, int, float) and not isinstance(array, np.generic):
-                raise self.refuse(f"reads {_named(array)} by {name_of(f)}", "let NumPy work with the array itself")
+                raise self.refuse(f"reads a {type(array).__name__} by {name_of(f)}", "let NumPy work with the array")
             same = [i for i in used if self.values[i].array is array and isinstance(array, np.ndarray)]
             if same and not many:
                 if len(same) > 1:
@@ -398,13 +395,9 @@ def _shares(array: Any, operand: Any) -> bool:
     return both and np.may_share_memory(array, operand)
 
 
-def _named(value: Any) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
-
-
 # ---------------------------------------------------------------------- where a call comes from
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = os.path.dirname(__file__)
 
 
 def _frames() -> Iterator[FrameType]:
@@ -418,7 +411,7 @@ def _frames() -> Iterator[FrameType]:
 
 def _line() -> str:
     """Name the line that is at work, and the innermost one outside of fmlp if it is another."""
-    frames = [f for f in _frames() if f"{Path('/numpy/')}" not in f.f_code.co_filename]
+    frames = [f for f in _frames() if f"{os.sep}numpy{os.sep}" not in f.f_code.co_filename]
     own = [f for f in frames if not f.f_code.co_filename.startswith(_PACKAGE)]
     lines = [f"{f.f_code.co_filename}:{f.f_lineno}, in {f.f_code.co_qualname}" for f in frames[:1] + own[:1]]
     return ", called from ".join(dict.fromkeys(lines)) or "the function"
@@ -458,7 +451,7 @@ def recorded(f: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Tape, list[
     def stand_in(value: Any) -> Any:
         if isinstance(value, np.ndarray | np.generic):
             inputs.append(len(tape.values))
-            return tape.given(value)
+            return tape.stand_in(_locked(value))  # arguments are not written to
         if type(value) is dict:
             return {name: stand_in(child) for name, child in value.items()}
         if isinstance(value, tuple | list):
