@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlp import distributed, losses, random, tree
-from fmlp.checks import array_of_numbers, finite, given, number
+from fmlp.checks import array, array_of_numbers, finite, given, number, unmasked
 from fmlp.random import Key
 from fmlp.tree import Array
 
@@ -31,6 +31,7 @@ __all__ = [
     "drawn",
     "examples",
     "in_turn",
+    "inputs",
     "is_pair",
     "kind",
     "labels_of",
@@ -65,7 +66,7 @@ class Examples(NamedTuple):
 
 def examples(name: str, data: Any, weight: Any = None, class_weight: Any = None, comm: Any = None) -> Examples:
     """Check a pair (x, y) and the weights of its rows; raise ValueError or TypeError, which name what does not fit."""
-    x, y = tree.map(lambda a: a if isinstance(a, np.memmap) else as_array(a), data[0]), targets(name, data[1])
+    x, y = inputs(f"{name}: x", data[0]), targets(name, data[1])
     n = check_rows(name, x, y, comm)
     found = Examples(x, y, *_row_weights("" if name == "data" else f"{name}: ", y, n, weight, class_weight, comm))
     if found.loss_weight is not None:
@@ -152,7 +153,8 @@ def _checked(data: Iterable[Any], alone: bool) -> Iterator[tuple[Any, Array, Any
                 f"data: expected batches (x, y) or (x, y, weight), or all data as a tuple (x, y), got "
                 f"{kind(data)} whose first is {kind(batch)}"
             )
-        x, y, weight = batch[0], np.asarray(targets("data", batch[1])), batch[2] if len(batch) == 3 else None
+        x, y, weight = (*batch, None)[:3]
+        x, y = inputs("data: x", x), np.asarray(targets("data", y))
         if weight is not None and np.shape(weight) == y.shape[:1] and len(y) and not np.all(weight):
             rows = np.flatnonzero(weight)  # the others count nothing, whatever they hold
             x, y, weight = take(x, rows), y[rows], np.asarray(weight)[rows]
@@ -250,6 +252,7 @@ def _per_class(labels: Array, counts: Array, class_weight: Any, comm: Any) -> Ar
         every, at = np.unique(every, return_inverse=True)
         balanced: Array = (counted.sum() / (len(every) * np.bincount(at, counted)))[np.searchsorted(every, labels)]
         return balanced
+    unmasked("class_weight", class_weight)
     if hasattr(class_weight, "to_dict"):  # a Series of pandas
         class_weight = class_weight.to_dict()
     elif isinstance(class_weight, np.ndarray | list | tuple) and np.ndim(class_weight) == 1:
@@ -436,11 +439,11 @@ def _mapped_bytes(x: Any) -> int:
 
 def _release(x: Any) -> None:
     """Let go of the pages read of memory-mapped files: they stay in the system's cache, but are not this process's."""
-    for array in _mapped(x):
-        file: Any = array
+    for mapped in _mapped(x):
+        file: Any = mapped
         while isinstance(file, np.ndarray):
             file = file.base
-        if array.mode == "r" and hasattr(file, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
+        if mapped.mode == "r" and hasattr(file, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
             file.madvise(mmap.MADV_DONTNEED)
 
 
@@ -466,7 +469,20 @@ def as_array(x: Any) -> Any:
     """Return `x` as an array, unless it is sparse or read when it is asked for."""
     if isinstance(x, np.memmap):
         return x.view(np.ndarray)
-    return x if isinstance(x, _Subset) else x.tocsr() if hasattr(x, "tocsr") else np.asanyarray(x)
+    return x if isinstance(x, _Subset) else x.tocsr() if hasattr(x, "tocsr") else array("x", x)
+
+
+def inputs(name: str, x: Any) -> Any:
+    """Return `x` with an array for each of its leaves that is neither sparse nor memory-mapped: the gate for data."""
+    if type(x) is np.ndarray:
+        return x
+
+    def checked(path: str, leaf: Any) -> Any:
+        if isinstance(leaf, np.memmap | _Subset) or np.ndim(leaf) == 0:
+            return leaf
+        return leaf.tocsr() if hasattr(leaf, "tocsr") else array(f"{name}/{path}" if path else name, leaf)
+
+    return tree.unflatten(x, map(checked, tree.paths(x), tree.leaves(x)))
 
 
 def count_rows(x: Any) -> int:
@@ -482,8 +498,15 @@ def count_rows(x: Any) -> int:
 
 
 def is_pair(data: Any) -> bool:
-    """Tell a pair (x, y) from batches."""
-    return isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str)
+    """Tell a pair (x, y) from batches, even from two of them: their examples are of one shape, with as many targets."""
+    if not isinstance(data, tuple) or len(data) != 2 or isinstance(data[0], str):
+        return False
+    if not all(isinstance(part, tuple | list) and len(part) in (2, 3) for part in data):
+        return True
+    (x, y), (other, _) = shapes = [([np.shape(a) for a in tree.leaves(part[0])], np.shape(part[1])) for part in data]
+    if [s[1:] for s in x] != [s[1:] for s in other] or () in (y, *x, *other):
+        return True
+    return any(len({s[:1] for s in (*inputs, targets)}) > 1 for inputs, targets in shapes)
 
 
 def kind(value: Any) -> str:
@@ -515,7 +538,7 @@ def targets(name: str, y: Any) -> Any:
             f"{name}: expected y to be one array, got {kind(y)}; stack several targets as columns of one array, and "
             "let the loss take them apart"
         )
-    return np.asanyarray(y)
+    return array(f"{name}: y", y)
 
 
 def check_finite(name: str, x: Any) -> None:

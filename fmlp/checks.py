@@ -20,6 +20,7 @@ Y = TypeVar("Y")
 StrPath: TypeAlias = str | os.PathLike[str]
 
 __all__ = [
+    "array",
     "array_of_numbers",
     "choice",
     "finite",
@@ -164,14 +165,35 @@ def path(name: str, value: Any) -> Any:
 
 def array_of_numbers(name: str, values: Any) -> npt.NDArray[Any]:
     """Return `values` as an array, which must hold real numbers or booleans."""
+    found = array(name, values)
+    if found.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: expected numbers, got {given(values) if found.ndim == 0 else f'dtype {found.dtype}'}")
+    return found
+
+
+def array(name: str, values: Any) -> npt.NDArray[Any]:
+    """Return `values` as an array: a table of pandas, whose columns must hold numbers, but no masked array."""
+    if isinstance(values, np.ndarray):
+        return unmasked(name, values)  # type: ignore[no-any-return]
+    if hasattr(values, "iloc") and np.ndim(values) == 2:
+        return _of_table(name, values)
     try:
-        array: npt.NDArray[Any] = values if isinstance(values, np.ndarray) else np.asanyarray(values)
+        return np.asanyarray(values)
     except ValueError:
         raise ValueError(f"{name}: expected an array, got rows of different lengths") from None
-    unmasked(name, array)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name}: expected numbers, got {given(values) if array.ndim == 0 else f'dtype {array.dtype}'}")
-    return array
+
+
+def _of_table(name: str, table: Any) -> npt.NDArray[Any]:
+    """Return a DataFrame in the dtype that its columns have in common; NumPy makes objects of bool beside float."""
+    for column, dtype in zip(table.columns, table.dtypes, strict=True):
+        if dtype.kind not in "fiub":
+            raise TypeError(f"{name}: expected numbers in column {column!r}, got dtype {dtype}")
+    dtypes = [getattr(d, "numpy_dtype", getattr(d, "subtype", d)) for d in table.dtypes] or [np.dtype(np.float64)]
+    common = np.result_type(*dtypes)
+    if common.kind != "f" and table.isna().any(axis=None):
+        common = np.dtype(np.float64)
+    values = table.to_numpy(common, **({"na_value": np.nan} if common.kind == "f" else {}))
+    return np.ascontiguousarray(values)  # pandas keeps columns together, which would sum in another order
 
 
 def unmasked(name: str, values: Any) -> Any:

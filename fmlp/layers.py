@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from fmlp import activations, initializers, random
 from fmlp.autodiff import Differentiable, Pullback, differentiable, rule_of
-from fmlp.checks import given, hinting, integer, number, shape_of_one
+from fmlp.checks import array, given, hinting, integer, number, shape_of_one
 from fmlp.initializers import Initializer, constant, normal, ones, xavier_uniform, zeros
 from fmlp.modes import TINY, Calibration, Shard, mean_of, of_batch, over_batch, standardized, sum_of_rows
 from fmlp.random import Key
@@ -117,7 +117,7 @@ def Embedding(num_embeddings: int, features: int, w_init: Initializer | None = N
     @differentiable
     @_naming_parameters
     def embedding(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
-        w, x = params["w"], asarray(x)
+        w, x = params["w"], asarray(array("x", x))
         if w.ndim != 2 or w.shape[1] != features:
             raise ValueError(f"w: expected shape ({num_embeddings}, {features}), got {w.shape}")
         if x.dtype.kind not in "iu":
@@ -275,7 +275,7 @@ def Flatten() -> Layer:
     def flatten(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
         if np.ndim(x) == 0:
             raise ValueError(f"x: expected a batch, shape (rows, ...), got {given(x)}")
-        x = asarray(x)
+        x = asarray(array("x", x))
         return x.reshape(len(x), prod(x.shape[1:])), lambda dy: ({}, dy.reshape(x.shape))
 
     return Layer(init, flatten)
@@ -464,7 +464,7 @@ def residual(*layers: Layer) -> Layer:
             yield _next(cotangents, "residual")
             yield _sum((_next(cotangents, "residual"), dy))
 
-        return _sum((y, x if isinstance(y, tuple) else asarray(x))), pullback
+        return _sum((y, x if isinstance(y, tuple) else asarray(array("x", x)))), pullback
 
     return Layer(init, _combinator(residual, children))
 
@@ -520,7 +520,7 @@ def fan_in_concat(axis: int = -1) -> Layer:
     @differentiable
     def fan_in_concat(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
         _check_branches("x", x)
-        x = [asarray(branch) for branch in x]
+        x = [asarray(array("x", branch)) for branch in x]
         try:
             y = np.concatenate(x, axis, dtype=_common_dtype(*x))
         except ValueError:
@@ -692,16 +692,16 @@ def _rows(x: Array) -> Array:
 
 def _features(x: Any, dtype: npt.DTypeLike, n: int | None, *, sparse: bool = False) -> Array:
     """Bring an input to the dtype of the parameters, and check its width if there is one to check."""
-    array: Array = x if sparse and hasattr(x, "tocsr") else asarray(x)
-    if array.dtype != dtype:
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"x: expected numbers, got dtype {array.dtype}")
+    values: Array = x if sparse and hasattr(x, "tocsr") else asarray(array("x", x))
+    if values.dtype != dtype:
+        if values.dtype.kind not in "fiub":
+            raise TypeError(f"x: expected numbers, got dtype {values.dtype}")
         if np.dtype(dtype).kind != "f":
             raise TypeError(f"params: expected floating-point numbers, got dtype {dtype}")
-        array = array.astype(dtype)
-    if n is not None and (array.ndim == 0 or array.shape[-1] != n):
-        raise ValueError(f"x: expected shape (..., {n}), got {array.shape}")
-    return array
+        values = values.astype(dtype)
+    if n is not None and (values.ndim == 0 or values.shape[-1] != n):
+        raise ValueError(f"x: expected shape (..., {n}), got {values.shape}")
+    return values
 
 
 def _in_dtype_of(params: Tree, x: Any) -> Any:

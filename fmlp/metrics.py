@@ -426,6 +426,8 @@ def _label(name: str, y: Array) -> Array:
         return y
     if y.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected integers, booleans or strings as labels, got dtype {y.dtype}")
+    if y.dtype.kind in "uf" and 2**63 <= y.max(initial=0) < np.inf:
+        raise ValueError(f"{name}: expected labels below 2**63, as int64 holds them, got {y.max()}")
     with np.errstate(invalid="ignore"):
         whole = y.astype(np.int64, copy=False)
     if y.dtype.kind in "uf" and not np.array_equal(whole, y):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from fmlp import tree
-from fmlp.checks import given
+from fmlp.checks import given, unmasked
 from fmlp.checks import path as checked_path
 from fmlp.files import KINDS, FileFormatError, read_npz, reading, replacing, shown
 from fmlp.tree import Array, Tree
@@ -63,7 +63,7 @@ def named(params: Tree) -> dict[str, Array]:
         raise TypeError(f"params: expected a tree of arrays, got a {type(params).__name__}; pass result.params")
     arrays = {}
     for name, leaf in zip(tree.paths(params), tree.leaves(params), strict=True):
-        arrays[name] = np.asarray(leaf)
+        arrays[name] = np.asarray(unmasked(name, leaf))
         if arrays[name].dtype.kind not in KINDS:
             what = "objects" if arrays[name].dtype.hasobject else arrays[name].dtype
             raise TypeError(f"{name}: expected an array of numbers, got {type(leaf).__name__} of {what}")

@@ -25,7 +25,7 @@ from fmlp import batching, distributed, losses, optim, random, tree
 from fmlp.autodiff import check_output, objective, row_weights_of, unbound, value_and_grad
 from fmlp.bar import progress_bar
 from fmlp.checkpoint import Checkpoint, Progress, Saver
-from fmlp.checks import choice, function, given, hinting, integer, number
+from fmlp.checks import choice, function, given, hinting, integer, number, unmasked
 from fmlp.layers import Layer, check_net
 from fmlp.metrics import has_a_name, wants_output, wants_scores, weight_keyword
 from fmlp.modes import Calibration, Shard, pooled
@@ -433,6 +433,7 @@ def predict(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Any:
         check_net(net)
     if type(batch_size) is not int or batch_size < 1:
         batch_size = integer("batch_size", batch_size)
+    x = batching.inputs("x", x)
     n = batching.count_rows(x)
     if n <= batch_size:
         return tree.map(np.array, net.apply(params, batching.take(x, slice(None))))  # Identity() returns x itself
@@ -531,6 +532,7 @@ def calibrate(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024, comm:
     check_net(net)
     batch_size = integer("batch_size", batch_size)
     distributed.check_called(comm, "calibrate")
+    x = batching.inputs("x", x)
     n = batching.count_rows(x)
     batching.check_finite("x", x)
     if comm is None:
@@ -836,7 +838,7 @@ def _check_metrics(metrics: Any, loss: Any) -> None:
 
 def _check_params(params: Tree) -> None:
     for path, leaf in _named_leaves(params):
-        array = np.asarray(leaf)
+        array = np.asarray(unmasked(f"params: {path}", leaf))
         if array.dtype.kind not in "fiub":
             raise TypeError(f"params: expected arrays of numbers, got {given(leaf)} in {path}")
         if not np.isfinite(array).all():

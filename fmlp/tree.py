@@ -14,7 +14,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from fmlp.checks import function, given
+from fmlp.checks import function, given, unmasked
 from fmlp.recording import asarray, primitive
 
 Array = npt.NDArray[Any]
@@ -43,9 +43,9 @@ def map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
 
 
 def _map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
-    if isinstance(tree, dict):
+    if type(tree) is dict or _is_dict(tree):
         for other in rest:
-            if not isinstance(other, dict) or other.keys() != tree.keys():
+            if not _is_dict(other) or other.keys() != tree.keys():
                 raise _mismatch(tree, other)
         if len(rest) == 1:  # two trees, as parameters and updates are: spares two thirds of the overhead
             other = rest[0]
@@ -111,7 +111,7 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
     array([[2., 2.],
            [2., 2.]])
     """
-    arrays = [asarray(leaf) for leaf in leaves(tree)]
+    arrays = [asarray(unmasked("tree", leaf)) for leaf in leaves(tree)]
     ends = [*itertools.accumulate([a.size for a in arrays], initial=0)]
     dtypes = {a.dtype for a in arrays} or {np.dtype(np.float32)}
     dtype = dtypes.pop() if len(dtypes) == 1 else np.result_type(*dtypes)
@@ -183,7 +183,7 @@ def cast(tree: Tree, dtype: npt.DTypeLike) -> Tree:
         raise TypeError(f"dtype: expected a floating-point dtype, such as np.float64, got {given(dtype)}")
 
     def convert(leaf: Any) -> Any:
-        array = asarray(leaf)
+        array = asarray(unmasked("tree", leaf))
         return array.astype(dtype, copy=False) if array.dtype.kind == "f" else leaf
 
     return map(convert, tree)
@@ -198,6 +198,10 @@ def size(tree: Tree) -> int:
     return sum(np.size(leaf) for leaf in leaves(tree))
 
 
+def _is_dict(tree: Tree) -> bool:
+    return isinstance(tree, dict) and not hasattr(tree, "tocsr")  # SciPy's dok_matrix is a dict, and an array
+
+
 def _no_numbers(tree: Tree) -> TypeError:
     """Name the first leaf that holds none."""
     values = leaves(tree)
@@ -206,7 +210,7 @@ def _no_numbers(tree: Tree) -> TypeError:
 
 
 def _collect(tree: Tree, found: list[Any]) -> None:
-    if isinstance(tree, dict):
+    if type(tree) is dict or _is_dict(tree):
         for key in sorted(tree):
             child = tree[key]
             if type(child) is np.ndarray:  # spares a call
@@ -221,7 +225,7 @@ def _collect(tree: Tree, found: list[Any]) -> None:
 
 
 def _paths(tree: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    if isinstance(tree, dict):
+    if type(tree) is dict or _is_dict(tree):
         for key in tree:
             if not isinstance(key, str):
                 raise TypeError(f"{'/'.join(path) or 'tree'}: expected string keys, got {key!r}")
@@ -238,7 +242,7 @@ def _paths(tree: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 
 def _fill(tree: Tree, values: Iterator[Any]) -> Tree:
     """Rebuild `tree` with its leaves taken in turn from `values`."""
-    if isinstance(tree, dict):
+    if type(tree) is dict or _is_dict(tree):
         filled = dict(tree)  # keeps the order of the keys
         for key in sorted(tree):
             child = tree[key]
@@ -272,7 +276,7 @@ def _mismatch(tree: Tree, other: Tree) -> _MismatchError:
 
 
 def _describe(tree: Tree) -> str:
-    if isinstance(tree, dict):
+    if type(tree) is dict or _is_dict(tree):
         return f"a dict with keys {list(tree)}"
     if isinstance(tree, (list, tuple)):
         return f"a {type(tree).__name__} of {len(tree)}"

@@ -282,7 +282,13 @@ def test_shapes_that_do_not_match_are_refused_by_name(metric, t, p):
         ([0, 1], [0.5, 1.0], ValueError, r"y_pred: .* not whole, such as 0\.5"),
         ([0, 1], [0.0, math.nan], ValueError, "y_pred: .* not whole, such as nan"),
         ([0, math.inf], [0, 1], ValueError, "y_true: .* not whole, such as inf"),
-        (np.array([0, 2**63], np.uint64), [0, 1], ValueError, "y_true: .* not whole"),
+        (
+            np.array([0, 2**64 - 1], np.uint64),
+            [0, 1],
+            ValueError,
+            "y_true: .* below 2..63, .* got 1844674407370955161",
+        ),
+        ([0, 1], [0, 1e19], ValueError, "y_pred: .* below 2..63, .* got 1e.19"),
         ([0, 1], ["0", "1"], TypeError, "labels of one kind, got int64 and <U1"),
         (
             ["a", None],

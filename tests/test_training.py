@@ -14,8 +14,32 @@ from scipy import sparse
 from tqdm import tqdm
 
 import fmlp
-from fmlp import EarlyStopping, NonFiniteError, losses, metrics, optim, random, schedules, training, tree
-from fmlp.layers import BatchNorm, Dense, Dropout, Elu, Layer, fan_in_sum, fan_out, parallel, serial
+from fmlp import (
+    EarlyStopping,
+    NonFiniteError,
+    batching,
+    losses,
+    metrics,
+    optim,
+    random,
+    schedules,
+    training,
+    tree,
+)
+from fmlp.layers import (
+    BatchNorm,
+    Dense,
+    Dropout,
+    Elu,
+    Embedding,
+    Flatten,
+    Layer,
+    fan_in_concat,
+    fan_in_sum,
+    fan_out,
+    parallel,
+    serial,
+)
 
 DRAWN = settings(deadline=None, max_examples=60)
 KEY = random.key(7)
@@ -1095,6 +1119,102 @@ def test_sparse_data_train_as_dense_data_do():
     np.testing.assert_allclose(predicted, fmlp.predict(CLASSIFIER, dense.params, x), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="expected x and y with as many rows"):
         fit(CLASSIFIER, (sparse.csr_array(x), y[:-1]), **settings)
+
+
+def masked(a):
+    return np.ma.masked_array(a, np.zeros(np.shape(a), bool))
+
+
+FIVE = np.ones((40, 4), np.float32), np.zeros(40, int), np.ones(40)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("data: x", lambda x, y, w: fit(data=(x, y))),
+        ("data: x/1", lambda x, y, w: fit(data=((FIVE[0], x), y))),
+        ("data: y", lambda x, y, w: fit(data=(FIVE[0], y))),
+        ("weight", lambda x, y, w: fit(weight=w)),
+        ("class_weight", lambda x, y, w: fit(data=FIVE[:2], class_weight=w)),
+        ("validation: x", lambda x, y, w: fit(validation=(x, y))),
+        ("validation: weight", lambda x, y, w: fit(validation=(*FIVE[:2], w))),
+        ("data: x", lambda x, y, w: fit(data=[(x, y)])),
+        ("data: y", lambda x, y, w: fit(data=[(FIVE[0], y)])),
+        ("params: w", lambda x, y, w: fit(Dense(1), params={"w": w[:4, None], "b": np.zeros(1)})),
+        ("x", lambda x, y, w: fmlp.predict(MLP, params_of(MLP), x)),
+        ("x/a", lambda x, y, w: fmlp.predict(MLP, params_of(MLP), {"a": x}, batch_size=7)),
+        ("data: x", lambda x, y, w: fmlp.evaluate(MLP, params_of(MLP), (x, y), loss=losses.mse)),
+        ("x", lambda x, y, w: fmlp.calibrate(MLP, params_of(MLP), x)),
+        ("dense_0/x", lambda x, y, w: MLP.apply(params_of(MLP), x)),
+        ("x", lambda x, y, w: Flatten().apply({}, x)),
+        ("x", lambda x, y, w: Embedding(2, 2).apply({"w": np.ones((2, 2))}, y)),
+        ("x", lambda x, y, w: fan_in_concat().apply({}, (x, x))),
+        ("w", lambda x, y, w: fmlp.save("/dev/null", {"w": w})),
+        ("tree", lambda x, y, w: tree.ravel({"w": w})),
+        ("tree", lambda x, y, w: tree.cast({"w": w}, np.float32)),
+        ("x", lambda x, y, w: fmlp.data.train_test_split(x, y)),
+        ("y", lambda x, y, w: fmlp.data.train_test_split(FIVE[0], y)),
+    ],
+)
+def test_masked_arrays_are_refused_by_name(name, call):
+    with pytest.raises(TypeError, match=f"^{name}: expected an array without a mask, .* leave out"):
+        call(*map(masked, FIVE))
+
+
+@pytest.mark.parametrize("kind", ["dok_matrix", "dok_array", "lil_array"])
+def test_every_kind_of_sparse_matrix_is_one_array(kind):
+    x, y = classes()
+    x = np.where(x > 0.3, x, 0)
+    odd, csr = getattr(sparse, kind)(x), sparse.csr_array(x)
+    settings = {"net": CLASSIFIER, "loss": losses.cross_entropy, "validation": 0.25, "metrics": {"a": metrics.accuracy}}
+    result = fit(data=(odd, y), **settings)
+    assert_same_bits(result[:3], fit(data=(csr, y), **settings)[:3])
+    assert_same_bits(fit(CLASSIFIER, [(odd, y)], loss=losses.cross_entropy).params,
+                     fit(CLASSIFIER, [(csr, y)], loss=losses.cross_entropy).params)  # fmt: skip
+    for f in (lambda a: fmlp.predict(CLASSIFIER, result.params, a, batch_size=7),
+              lambda a: fmlp.calibrate(CLASSIFIER, result.params, a),
+              lambda a: fmlp.evaluate(CLASSIFIER, result.params, (a, y), loss=losses.cross_entropy)):  # fmt: skip
+        assert_same_bits(f(odd), f(csr))
+    assert tree.leaves({"a": odd}) == [odd]
+    assert tree.paths([odd]) == ["0"]
+    assert tree.unflatten(odd, [1]) == tree.map(lambda leaf: 1, odd) == 1
+
+
+def test_a_table_of_numbers_and_booleans_is_an_array():
+    pandas = pytest.importorskip("pandas")
+    x, y = classes()
+    whole = pandas.array((x[:, 1] * 9).astype(int), dtype="Int64")
+    table = pandas.DataFrame({"a": x[:, 0], "b": whole, "c": x[:, 2] > 0, "d": pandas.arrays.SparseArray(x[:, 3])})
+    array = np.stack([x[:, 0], whole.to_numpy(np.float64), x[:, 2] > 0, x[:, 3]], 1)
+    settings = {"validation": 0.25, "epochs": 1}
+    result = fit_classes(data=(table, pandas.Series(y, dtype="Int64")), **settings)
+    assert_same_bits(result[:3], fit_classes(data=(array, y), **settings)[:3])
+    for size in (7, 100):
+        expected = fmlp.predict(CLASSIFIER, result.params, array, batch_size=size)
+        assert_same_bits(fmlp.predict(CLASSIFIER, result.params, table, batch_size=size), expected)
+    assert_same_bits(fmlp.data.moments(table), fmlp.data.moments(array))
+    assert_same_bits(fmlp.data.train_test_split(table, y), fmlp.data.train_test_split(array, y))
+    with pytest.raises(ValueError, match=r"^data: x: expected finite numbers, got nan at index \(0, 1\)"):
+        fit_classes(data=(table.assign(b=pandas.array([None, *whole[1:]], dtype="Int64")), y))
+    with pytest.raises(TypeError, match=r"^data: x: expected numbers in column 'c', got dtype (str|object)"):
+        fit_classes(data=(table.assign(c="text"), y))
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_a_tuple_of_two_batches_is_a_list_of_two(kind):
+    x, y = classes()
+    batches = [kind((x[:20], y[:20])), kind((x[20:], y[20:], np.ones(40)))]
+    assert_same_bits(fit_classes(data=tuple(batches))[:3], fit_classes(data=batches)[:3])
+    assert not batching.is_pair(tuple(batches))
+    for pair in [
+        (x, y),
+        ((x, x), y),
+        ((x, x), y.tolist()),
+        ((x[:2], x[:2]), [[0], [1]]),
+        ((x, x), (y, y)),
+        ([x, x], y),
+    ]:
+        assert batching.is_pair(pair)
 
 
 def test_targets_are_looked_at_before_the_first_step():

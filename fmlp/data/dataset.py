@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmlp.batching import drawn, labels_of
-from fmlp.checks import StrPath, integer, number
+from fmlp.checks import StrPath, array, integer, number
 from fmlp.checks import path as checked_path
 from fmlp.data.idx import idx_files, magic, read_idx
 from fmlp.data.precision import cast, floating
@@ -106,7 +106,7 @@ def train_test_split(x: Array, y: Array, test_fraction: float = 0.2, seed: int =
     >>> split.x_test.shape, split.y_test
     ((2, 2), array([0, 1]))
     """
-    x, y = np.asanyarray(x), np.asanyarray(y)
+    x, y = array("x", x), array("y", y)
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(y) < 2:
         raise ValueError(f"x, y: expected as many rows as labels, at least 2, got shapes {x.shape} and {y.shape}")
     n, test_fraction, seed = len(y), number("test_fraction", test_fraction, "(0, 1)"), integer("seed", seed, 0)
