@@ -57,14 +57,23 @@ class Checkpoint:
     """Where and how often `fit` writes a checkpoint: every `epochs` epochs, and every `seconds` seconds if given.
 
     One more is written when training ends, by itself, by Ctrl-C or by SIGTERM. The file is replaced whole: whoever
-    looks sees the old one or the new one. `path` is from now on the same file, wherever the program goes to, and it is
-    of one training at a time. Drafts beside it, ``.run.npz.….tmp``, that a killed training has left are removed.
+    looks sees the old one or the new one. `path` stays the same file wherever the program goes to. Drafts beside it,
+    ``.run.npz.….tmp``, that a killed training has left are removed.
+
+    Only one training at a time may have the file. It holds a lock on it for as long as it runs, and `fit` raises
+    ValueError for a second one. If the second comes before the first has written anything, or the file is removed
+    meanwhile, one of the two is told at its next write, by `CheckpointError`. There are no such locks between processes
+    on Windows and on some network file systems.
 
     A training goes on with the arguments that it had. Functions are the same if they have the same code, as one version
-    of Python compiles it (those of fmlp, the same name), default arguments and values that they close over; objects, if
-    they are of the same type and their attributes, but those that begin with ``_``, are equal. Global variables are not
-    looked at. One that early stopping or a callback has ended does not go on; nor does one that has come to `epochs` or
-    further: `fit` returns what it had reached, all its epochs. The optimizer's state may change its dtypes on the way,
+    of Python compiles it (those of fmlp, the same name), default arguments and values that they close over. Arrays of
+    any library are the same if their numbers are. Other objects are the same if they are of the same type and their
+    attributes, except those that begin with ``_``, are equal. Not compared are global variables, memory-mapped arrays,
+    objects in sets, and what can be told neither by attributes nor by pickling, such as a lock or a generator: the
+    file's settings say "not compared" there.
+
+    A training that early stopping or a callback has ended does not go on; nor does one that has come to `epochs` or
+    further: `fit` returns what it had reached, all its epochs. The optimizer's state may change its types on the way,
     but not its shapes.
 
     Raises ValueError for numbers that are not positive, TypeError for what is none.

@@ -54,7 +54,7 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
     arrays = named(params)
     arrays[_METADATA] = np.array(text)
     with replacing(path) as file:
-        _write(file, arrays)
+        write_npz(file, arrays)
 
 
 def named(params: Tree) -> dict[str, Array]:
@@ -181,10 +181,8 @@ def _nested(arrays: dict[str, Any]) -> dict[str, Any]:
     return nested
 
 
-# np.savez would do, but for leaves called `file`, `allow_pickle` or `w.npy`.
-
-
-def _write(file: IO[bytes], arrays: dict[str, Any]) -> None:
+def write_npz(file: IO[bytes], arrays: dict[str, Any]) -> None:
+    """Write arrays of any name, and raise what cuts it short; `np.savez` does neither."""
     import zipfile
 
     archive = None

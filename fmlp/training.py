@@ -252,14 +252,16 @@ def fit(
     data without them, the shuffling, BatchNorm's statistics and the rows set aside included.
 
     Each callback gets an `Epoch`, its parameters calibrated, after every epoch and may return another. A bar shows the
-    progress and the scores, in a narrow terminal as training/validation, unless `progress` is False. Ctrl-C ends
-    training and returns what has been reached; another one while BatchNorm's statistics are calibrated at the end
-    returns it without these, or with those of the last epoch.
+    progress and the scores, in a narrow terminal as training/validation, unless `progress` is False or there is no
+    stderr; whatever goes wrong with it, the training goes on. Ctrl-C ends training and returns what has been reached;
+    another one while BatchNorm's statistics are calibrated at the end returns it without these, or with those of the
+    last epoch.
 
     `checkpoint`, a path or a `Checkpoint`, names a file that is written as training goes on. If it is there already,
     `fit` goes on from it and ends with the same bits as if it had never stopped; the arguments must be the same, save
     for `epochs`, `callbacks` and `progress` (of the data, only shapes and dtypes are compared, and of batches their
-    settings; `Checkpoint` says more). SIGTERM then ends training as Ctrl-C does, and is handed on. A training that
+    settings; `Checkpoint` says more). A second training on the same file is refused as long as the first one runs.
+    SIGTERM then ends training as Ctrl-C does, and is handed on, unless it was ignored. A training that
     early stopping or a callback has ended does not go on; nor does one that has come to `epochs` or further: `fit`
     returns what it had reached, all its epochs.
 

@@ -899,11 +899,11 @@ class TestGaussianClasses:
         assert accuracy == fresh_accuracy == kept_accuracy
 
     def test_an_interrupted_write_leaves_nothing(self, tmp_path, monkeypatch):
-        def interrupted(stream, **arrays):
+        def interrupted(stream, *_, **__):
             stream.write(b"half")
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(np, "savez", interrupted)
+        monkeypatch.setattr(np.lib.format, "write_array", interrupted)
         with pytest.raises(KeyboardInterrupt):
             data.gaussian_classes(60, 40, 5, 3, cache=tmp_path / "generated.npz")
         assert list(tmp_path.iterdir()) == []

@@ -170,7 +170,7 @@ def test_a_folder_that_cannot_be_synchronized_is_no_failure(tmp_path, monkeypatc
 @pytest.mark.skipif(not hasattr(os, "fchown"), reason="needs modes and owners as Unix has them")
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o666])
 def test_a_file_keeps_its_mode(tmp_path, monkeypatch, mode):
-    path, modes, write = tmp_path / "m.npz", [], serialization._write
+    path, modes, write = tmp_path / "m.npz", [], serialization.write_npz
     monkeypatch.setattr(
         serialization,
         "_write",

@@ -9,6 +9,7 @@ import numpy as np
 from fmlp.checks import StrPath, integer
 from fmlp.data.dataset import Dataset, checked
 from fmlp.files import Array, FileFormatError, read_npz, reading, replacing
+from fmlp.serialization import write_npz
 
 __all__ = ["gaussian_classes"]
 
@@ -79,12 +80,7 @@ def gaussian_classes(
     bayes_accuracy = float((1 - _NOISE) * posterior.max(1).mean() + _NOISE / classes)
     if cache is not None:
         arrays = data._asdict() | {"bayes_accuracy": np.array(bayes_accuracy), "recipe": recipe}
-        _write_npz(Path(cache), arrays)
+        Path(cache).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(cache) as file:
+            write_npz(file, arrays)
     return data, bayes_accuracy
-
-
-def _write_npz(path: Path, arrays: dict[str, Array]) -> None:
-    """Write an npz file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]
