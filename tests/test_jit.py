@@ -769,11 +769,14 @@ def test_a_fork_in_the_middle_of_a_replay():
     jitted = fmlp.jit(f)
     assert_same(jitted, f, x32)
     state["fork"] = True
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # other threads may be there
-        same = same_bits(jitted(x32), f(x32)) and same_bits(jitted(x32 + 1), f(x32 + 1))
-    if state["child"] == 0:
-        os._exit(not same)
+    same = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # other threads may be there
+            same = same_bits(jitted(x32), f(x32)) and same_bits(jitted(x32 + 1), f(x32 + 1))
+    finally:
+        if state.get("child") == 0:
+            os._exit(not same)
     assert same
     assert os.waitpid(state["child"], 0)[1] == 0
 
