@@ -339,7 +339,7 @@ def _kept(result: Any) -> str:
 
 def _impurity(f: Callable[..., Any], args: Any, kwargs: Any) -> str:
     """Name the first call that differs between two recordings."""
-    (one, _, _), (other, _, _) = (recorded(f, args, kwargs) for _ in range(2))
+    (one, _, _), (other, _, _) = (recorded(f, args, kwargs, lines=True) for _ in range(2))
     for a, b in zip(one.calls, other.calls, strict=False):
         arrays, others = ([tape.values[i].array for i in call.results] for tape, call in ((one, a), (other, b)))
         if a.f is not b.f or not same_bits((a.args, a.kwargs, arrays), (b.args, b.kwargs, others)):

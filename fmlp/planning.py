@@ -69,7 +69,7 @@ class _Planner:
         self.home = {value.root: value.root for value in self.values}  # by root: whose memory it takes over
         self.last: dict[int, int] = {}  # by home: the last call that reads or writes it
         for at, call in enumerate(self.calls):
-            for i in (*indices((call.args, call.kwargs)), *call.results):
+            for i in (*call.operands, *call.results):
                 self.last[self.values[i].root] = at
         for i in indices(result):
             self.last[self.values[i].root] = len(self.calls)
@@ -125,7 +125,7 @@ class _Planner:
             results = {i if call.form == "view" else self.values[i].root for i in call.results}
             if self._can_fail(call) or results & (values if call.form == "view" else memory):
                 memory -= results if call.form == "new" else set()
-                operands = {*indices((call.args, call.kwargs))}
+                operands = {*call.operands}
                 values |= operands
                 memory |= {self.values[i].root for i in operands}
                 kept.append(call)
@@ -136,12 +136,13 @@ class _Planner:
         early = {i for i in self.inputs if not isinstance(self.values[i].array, np.ndarray)}
         first = []
         for call in calls:
-            operands = {*indices((call.args, call.kwargs))}
+            operands = {*call.operands}
             numbers = not any(isinstance(self.values[i].array, np.ndarray) for i in call.results)
             if call.form == "new" and numbers and operands <= early:
                 first.append(call)
                 early |= {*call.results}
-        return first + [call for call in calls if not any(call is other for other in first)]
+        moved = {*map(id, first)}
+        return first + [call for call in calls if id(call) not in moved]
 
     # ------------------------------------------------------------------------------------- memory
 
@@ -158,7 +159,7 @@ class _Planner:
             if call.form != "new" or not self._placeable(call) or getattr(call.f, "signature", "") is not None:
                 continue
             result = self.values[call.results[0]].array
-            operands = {*indices(call.args)}
+            operands = {*call.operands}
             for i in sorted(operands, key=lambda i: (self._home(i) not in self.donated, i)):
                 home, array = self._home(i), self.values[i].array
                 mine = home in new or (home in self.donated and at >= self.safe)
@@ -212,7 +213,7 @@ class _Planner:
                     place(i)
                 elif call.form == "new" and self.home[i] in self.memory:
                     self.memory[i] = self.memory[self.home[i]]
-            if call.form == "view" and all(i in self.memory for i in indices((call.args, call.kwargs))):
+            if call.form == "view" and all(i in self.memory for i in call.operands):
                 args, kwargs = (mapped(lambda ref: self.memory[ref.at], a, Ref) for a in (call.args, call.kwargs))
                 result = call.f(*args, **kwargs)
                 self.memory |= zip(call.results, result if isinstance(result, tuple | list) else [result], strict=True)

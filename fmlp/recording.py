@@ -13,7 +13,7 @@ import operator
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -88,6 +88,7 @@ class Call(NamedTuple):
     f: Any
     args: Any
     kwargs: dict[str, Any]
+    operands: tuple[int, ...]
     results: tuple[int, ...]
     errors: Any
     place: str
@@ -97,7 +98,8 @@ class Call(NamedTuple):
 class Tape:
     """The values and calls recorded so far, and `refusal`, why they do not make a plan."""
 
-    def __init__(self) -> None:
+    def __init__(self, lines: bool = False) -> None:
+        self.lines = lines  # note for each call the line that makes it
         self.values: list[Value] = []
         self.calls: list[Call] = []
         self.constants: list[tuple[Any, Any]] = []
@@ -134,17 +136,19 @@ class Tape:
             return f(*unwrapped(args), **unwrapped(kwargs))
         refs, settings = mapped(self.ref, args), mapped(self.ref, kwargs)
         target = self._target(f, refs, settings.pop("out", None))
+        operands, options = unwrapped(args), unwrapped(kwargs)
         try:
             if target is not None:
-                f(*unwrapped(args), **unwrapped(kwargs))
+                f(*operands, **options)
                 self._add("into", f, refs, settings, (target.at,))
                 out = kwargs.get("out")
                 return out[0] if type(out) is tuple else out
             # The operands are locked, so that a function that writes to one, unknown to us, raises.
-            result = f(*unwrapped(args, locked=True), **unwrapped(kwargs, locked=True))
+            result = f(*mapped(_locked, operands, np.ndarray), **mapped(_locked, options, np.ndarray))
             arrays = result if isinstance(result, tuple | list) else [result]
-            if any(_shares(array, operand) for array in arrays for operand in leaves(unwrapped((args, kwargs)))):
-                result = f(*unwrapped(args), **unwrapped(kwargs))
+            given = [*leaves((operands, options))]
+            if any(_shares(array, operand) for array in arrays for operand in given):
+                result = f(*operands, **options)
         except Exception as error:
             self.erred = True
             self.refuse(f"meets {type(error).__name__} ({error})")
@@ -202,7 +206,9 @@ class Tape:
         for constant in leaves((args, kwargs)):
             if isinstance(constant, np.ndarray) and not any(constant is known for known, _ in self.constants):
                 self.constants.append((constant, constant.copy()))
-        self.calls.append(Call(form, f, args, kwargs, results, _settings(), _place(), _line()))
+        line = _line() if self.lines else ""
+        operands = (*indices((args, kwargs)),)
+        self.calls.append(Call(form, f, args, kwargs, operands, results, _settings(), _place(), line))
 
 
 class StandIn:
@@ -338,10 +344,9 @@ def mapped(f: Callable[[Any], Any], value: Any, kind: type = StandIn) -> Any:
     return value
 
 
-def unwrapped(value: Any, *, locked: bool = False) -> Any:
-    """Put the arrays themselves in place of their stand-ins; `locked` makes all of them read-only."""
-    value = mapped(lambda x: x._value, value)
-    return mapped(_locked, value, np.ndarray) if locked else value
+def unwrapped(value: Any) -> Any:
+    """Put the arrays themselves in place of their stand-ins."""
+    return mapped(lambda x: x._value, value)
 
 
 def indices(value: Any) -> Iterator[int]:
@@ -418,16 +423,22 @@ def _line() -> str:
 
 
 def _place() -> str:
-    """Name the place in the network, ``dense_3``, and the function that a call comes from."""
+    """Name the place in the network, ``dense_3``, or else the function that a call comes from."""
     function, layers = "", []
     for frame in _frames():
-        code = frame.f_code
-        head = code.co_qualname.split(".")[0]
-        if code.co_filename.startswith(_PACKAGE) and "name" in code.co_varnames and "children" in code.co_freevars:
+        names_layers, public = _role(frame.f_code)
+        if names_layers:
             layers.append(str(frame.f_locals.get("name", "")))
-        if not function and not head.startswith(("_", "<")):
-            function = code.co_name if head == code.co_qualname else head
+        function = function or public
     return "/".join([*filter(None, layers[::-1])]) or function
+
+
+@functools.lru_cache(maxsize=1024)
+def _role(code: CodeType) -> tuple[bool, str]:
+    """Tell whether a function is a combinator's, which names its layers, and its public name."""
+    head = code.co_qualname.split(".")[0]
+    own = code.co_filename.startswith(_PACKAGE) and "name" in code.co_varnames and "children" in code.co_freevars
+    return own, "" if head.startswith(("_", "<")) else code.co_name if head == code.co_qualname else head
 
 
 class _Silent:
@@ -441,12 +452,12 @@ def _settings() -> dict[str, Any]:
     return {name: mode for name, mode in np.geterr().items() if mode != "log"}
 
 
-def recorded(f: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Tape, list[int], Any]:
+def recorded(f: Callable[..., Any], args: Any, kwargs: Any, lines: bool = False) -> tuple[Tape, list[int], Any]:
     """Record ``f(*args, **kwargs)``: the tape, the values of the arrays among the arguments, and of the result.
 
     If the function could not be recorded, `Tape.refusal` says why, and the result is None.
     """
-    tape, inputs = Tape(), []
+    tape, inputs = Tape(lines), []
 
     def stand_in(value: Any) -> Any:
         if isinstance(value, np.ndarray | np.generic):
