@@ -173,7 +173,7 @@ def test_a_file_keeps_its_mode(tmp_path, monkeypatch, mode):
     path, modes, write = tmp_path / "m.npz", [], serialization.write_npz
     monkeypatch.setattr(
         serialization,
-        "_write",
+        "write_npz",
         lambda file, arrays: (modes.append(os.fstat(file.fileno()).st_mode), write(file, arrays)),
     )
     fmlp.save(path, {"w": 0})
