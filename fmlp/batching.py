@@ -219,7 +219,10 @@ def _row_weights(
         return weight, weight
     w = np.ones(n) if weight is None else weight.copy()
     rows = np.flatnonzero(w)
-    labels, index, counts = np.unique(_labels(y[rows]), return_inverse=True, return_counts=True)
+    one_each = _as_vector(y[rows])
+    if one_each.ndim != 1:
+        raise ValueError(f"class_weight: expected y to hold one label a row, got y of shape {y.shape}")
+    labels, index, counts = np.unique(one_each, return_inverse=True, return_counts=True)
     w[rows] *= _per_class(labels, counts, class_weight, comm)[index]
     _check_weights("class_weight", w, comm)
     return weight, w
@@ -233,15 +236,13 @@ def _check_weights(name: str, w: Array, comm: Any) -> None:
         raise ValueError(f"{name}: expected finite numbers of at least 0, not all 0, got {low} to {high}")
 
 
-def _labels(y: Array) -> Array:
-    """Return the label of each row: of a vector, a column, or rows of zeros and a single one."""
+def _as_vector(y: Array) -> Array:
+    """Return a column, or rows of zeros and a single one, as a vector of labels, and anything else as it is."""
     if y.ndim == 2 and y.shape[1] == 1:
         return y[:, 0]
     if y.ndim == 2 and y.dtype.kind in "biuf" and ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all():
         labels: Array = y.argmax(1)
         return labels
-    if y.ndim != 1:
-        raise ValueError(f"class_weight: expected y to hold one label a row, got y of shape {y.shape}")
     return y
 
 
@@ -279,8 +280,7 @@ def _collected(comm: Any, value: Any) -> list[Any]:
 
 def labels_of(y: Array, *, whole: bool = False) -> Array | None:
     """Return the label of each row; None where there are several, or floats that are not `whole`."""
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
+    y = _as_vector(y)
     if y.ndim != 1 or (y.dtype.kind == "O" and len({type(label) for label in y.tolist()}) > 1):
         return None
     whole = not len(y) or (whole and y.dtype.kind == "f" and (y == np.round(y)).all())

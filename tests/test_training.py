@@ -569,6 +569,28 @@ def test_on_plateau_sets_the_rate_that_the_plateau_says():
         fit(callbacks=[fmlp.on_plateau("val_loss", plateau)])
 
 
+@pytest.mark.parametrize("replacing", [False, True])
+def test_a_long_history_is_looked_at_once_and_what_was_handed_out_does_not_change(replacing):
+    """A history that a callback replaces is looked at anew."""
+    inner, seen, handed = schedules.reduce_on_plateau(0.1, factor=0.5, patience=0), [], []
+
+    def count(value, state):
+        seen.append(value)
+        return inner.update(value, state)
+
+    def hand_out(epoch):
+        handed.append((epoch.history, {name: [*values] for name, values in epoch.history.items()}))
+        loss = [99.0 - epoch.epoch] * (epoch.epoch + 1)
+        return epoch._replace(history=epoch.history | {"loss": loss}) if replacing else None
+
+    callbacks = [hand_out, fmlp.on_plateau("loss", inner._replace(update=count))]
+    rates = fit(epochs=30, optimizer=optim.sgd(0.1), callbacks=callbacks).history["lr"]
+    assert len(seen) == (30 * 31 / 2 if replacing else 30)
+    assert all(history == copied for history, copied in handed)
+    if replacing:  # a constant history never improves
+        assert rates[:4] == [0.1, 0.1, 0.05, 0.025]
+
+
 def test_callbacks_may_replace_params_and_state_and_stop():
     zeros = tree.map(np.zeros_like, params_of(MLP))
     epochs = []
@@ -716,11 +738,11 @@ def test_several_targets_and_metrics_of_several_outputs_are_refused_before_any_w
 
 
 @DRAWN
-@given(st.integers(2, 5), st.integers(0, 1000), st.sampled_from(["vector", "column", "floats"]))
+@given(st.integers(2, 5), st.integers(0, 1000), st.sampled_from(["vector", "column", "floats", "one-hot"]))
 def test_a_fraction_set_aside_has_rows_of_every_label(rows, seed, form):
     x, y = np.zeros((100, 1), np.float32), (np.arange(100) < rows).astype(int)
-    y = {"vector": y, "column": y[:, None], "floats": y.astype(float)}[form]
-    loss, net = losses.binary_cross_entropy, Dense(1)
+    y = {"vector": y, "column": y[:, None], "floats": y.astype(float), "one-hot": np.eye(2)[y]}[form]
+    loss, net = (losses.cross_entropy, Dense(2)) if form == "one-hot" else (losses.binary_cross_entropy, Dense(1))
     seen = []
 
     def note(y_true, y_pred):
