@@ -24,7 +24,9 @@ from fmlp import (
     tree,
 )
 from fmlp.autodiff import check_vjp, differentiable, grad, objective, value_and_grad, vjp
+from fmlp.batches import Batch, Batches, batches
 from fmlp.checkpoint import Checkpoint, CheckpointError
+from fmlp.descent import Step, descent
 from fmlp.files import FileFormatError
 from fmlp.jit import disable_jit, jit
 from fmlp.layers import Layer
@@ -54,6 +56,8 @@ else:
 
 
 __all__ = [
+    "Batch",
+    "Batches",
     "Checkpoint",
     "CheckpointError",
     "EarlyStopping",
@@ -61,11 +65,14 @@ __all__ = [
     "FitResult",
     "Layer",
     "NonFiniteError",
+    "Step",
     "activations",
     "autodiff",
+    "batches",
     "calibrate",
     "check_vjp",
     "checkpoint",
+    "descent",
     "differentiable",
     "disable_jit",
     "distributed",

@@ -130,6 +130,12 @@ def row_weights_of(f: Callable[..., Any]) -> Callable[..., Any]:
     return weights
 
 
+def batch_weight(f: Callable[..., Any], y: Any, weight: Any) -> float:
+    """Return what a batch weighs in an average of losses: its rows, or the sum of their weights."""
+    w = row_weights_of(f)(y, weight)
+    return float(len(y) if w is None else np.sum(w))
+
+
 def half_in_single(rule: Callable[P, tuple[Y, Pullback]]) -> Callable[P, tuple[Y, Pullback]]:
     """Have a rule work out float16, told by its first argument, in float32.
 
@@ -160,6 +166,11 @@ def unbound(f: Callable[..., Any]) -> Callable[..., Any]:
     while isinstance(f, functools.partial):
         f = f.func
     return f
+
+
+def call_loss(loss: Callable[..., Any], prediction: Any, y: Any, weight: Any) -> Any:
+    """Call a loss, or its rule, which need not know of weights where there are none."""
+    return loss(prediction, y) if weight is None else loss(prediction, y, weight=weight)
 
 
 def check_output(apply: Callable[..., Any], loss: Callable[..., Any]) -> None:
@@ -269,7 +280,7 @@ def objective(apply: Callable[..., Any], loss: Callable[..., Any]) -> Differenti
         params: Tree, x: Any, y: Any, *, key: random.Key | None = None, weight: Any = None, train: Any = True
     ) -> tuple[Any, Pullback]:
         prediction, apply_pullback = apply_rule(params, x, train=train, key=key)
-        value, loss_pullback = loss_rule(prediction, y, **({} if weight is None else {"weight": weight}))
+        value, loss_pullback = call_loss(loss_rule, prediction, y, weight)
         if np.ndim(value) != 0:
             raise ValueError(f"loss: expected it to return a number, got shape {np.shape(value)}")
 

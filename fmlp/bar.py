@@ -19,7 +19,7 @@ class Bar:
     def __init__(self) -> None:
         self._bar: Any = None
 
-    def begin(self, total: int | None, unit: str) -> None:
+    def begin(self, total: int | None, unit: str, initial: int) -> None:
         """Draw it on stderr.
 
         It has a lock of its own and no monitor thread. Those of tqdm are shared with forked processes, which may be
@@ -36,7 +36,7 @@ class Bar:
                     """Do nothing: `end` closes it."""
 
             stream = _Unbuffered(sys.stderr)
-            self._bar = Own(total=total, unit=unit, dynamic_ncols=True, miniters=1, file=stream)
+            self._bar = Own(total=total, initial=initial, unit=unit, dynamic_ncols=True, miniters=1, file=stream)
 
     def describe(self, text: str) -> None:
         """Write text before the bar, when it is drawn next."""
@@ -56,6 +56,13 @@ class Bar:
         if self._bar is not None:
             with self._trying():
                 _show(self._bar, scores)
+
+    def note(self, now: Any, epochs: int) -> None:
+        """Show what training has reached, a `checkpoint.Progress`."""
+        if now.step == 0:
+            self.describe(f"epoch {min(now.epoch + 1, epochs)}/{epochs}")
+        if now.measured or (now.step and self.update()):
+            self.show(now.scores())
 
     def end(self) -> None:
         """Leave it on the screen as it is."""
@@ -77,13 +84,13 @@ class Bar:
 
 
 @contextmanager
-def progress_bar(shown: bool, total: int | None, unit: str) -> Iterator[Bar]:
+def progress_bar(shown: bool, total: int | None, unit: str, initial: int = 0) -> Iterator[Bar]:
     """Draw a bar if it is to be `shown` and there is a stderr, but not in processes that are forked meanwhile."""
     bar = Bar()
     with undone_in_children(bar.drop):
         try:
             if shown and sys.stderr is not None:
-                bar.begin(total, unit)
+                bar.begin(total, unit, initial)
             yield bar
         finally:
             bar.end()

@@ -51,6 +51,15 @@ class Progress(NamedTuple):
     stopped: str = ""
     """Why training ended, "" while it goes on."""
     seconds: float = 0.0
+    measured: bool = False
+    """Whether the history already has this epoch, whose callbacks are still to be called."""
+
+    def scores(self) -> dict[str, float]:
+        """Return the epoch's loss so far, and the last scores."""
+        measured = {
+            name: values[-1] for name, values in self.history.items() if len(values) == self.epoch + self.measured
+        }
+        return measured | ({"loss": self.total / self.total_weight} if self.total_weight else {})
 
 
 class Checkpoint:
@@ -156,24 +165,18 @@ class Saver:
             self.write()
             raise
 
-    def after_step(self, progress: Progress) -> None:
-        """Note a step; write when it is time to."""
-        if not self.checkpoint:
+    def note(self, now: Progress) -> None:
+        """Note what is reached, and write when it is time to, but never between an epoch's scores and its callbacks."""
+        if not self.checkpoint or now.measured:
             return
-        was_written = self.latest is self.written
-        self.latest = progress
+        was_written, seconds = self.latest is self.written, self.checkpoint.seconds
+        self.latest = now
         if was_written:  # as after the first step: told early, and not at every step
             self.check()
-        seconds = self.checkpoint.seconds
-        if seconds is not None and time.monotonic() - self.written_at >= seconds:
+        if (now.step == 0 and now.epoch % self.checkpoint.epochs == 0) or (
+            seconds is not None and time.monotonic() - self.written_at >= seconds
+        ):
             self.write()
-
-    def after_epoch(self, progress: Progress) -> None:
-        """Note an epoch; write when it is one of those that are to be written."""
-        if self.checkpoint and progress.epoch % self.checkpoint.epochs == 0:
-            self.latest = progress
-            self.write()
-        self.after_step(progress)
 
     def check(self) -> None:
         """Raise CheckpointError when what was reached has other shapes than the start, and could not be read again."""

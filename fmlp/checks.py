@@ -27,7 +27,9 @@ __all__ = [
     "function",
     "given",
     "hinting",
+    "inside",
     "integer",
+    "is_number",
     "number",
     "path",
     "schedule",
@@ -118,6 +120,16 @@ def number(name: str, value: object, interval: str = "[0, inf)") -> float:
     if not inside or (number == low and interval[0] == "(") or (number == high and interval[-1] == ")"):
         raise ValueError(expected)
     return number
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether `value` is a number, of Python or a NumPy array of no axes."""
+    return isinstance(value, float) or (np.ndim(value) == 0 and np.asarray(value).dtype.kind in "fiub")
+
+
+def inside(place: str, error: Exception, advice: str = "") -> Exception:
+    """Return an error, a TypeError or a ValueError as it was, that also says where it happened."""
+    return (TypeError if isinstance(error, TypeError) else ValueError)(f"{place}: {error}{advice}")
 
 
 def integer(name: str, value: object, low: int | None = 1) -> int:

@@ -18,10 +18,10 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import accumulate
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -87,9 +87,7 @@ def world() -> Any:
 
 def check_called(comm: Any, what: str) -> None:
     """Raise RankError on all ranks, unless all are about to do the same."""
-    check_comm(comm)
-    if comm is not None and comm.size > 1:
-        check_same(comm, {"called": what})
+    group_of(comm).same(lambda: {"called": what})
 
 
 def _end(comm: Any, error: BaseException) -> None:
@@ -158,13 +156,12 @@ def summed(
 
     `Interrupted` is raised on all ranks when `interrupted` is true on one of them.
     """
-    rule, weights = rule_of(f, "value_and_grad"), row_weights_of(f)
+    rule = rule_of(f, "value_and_grad")
 
     def evaluate(
         params: Tree, x: Any, y: Any, *, key: Key | None = None, weight: Any = None, start: int | None = None
     ) -> tuple[Any, Tree, float]:
-        w = weights(y, weight)
-        own = float(len(y) if w is None else np.sum(w))
+        own = autodiff.batch_weight(f, y, weight)
         shard = Shard(comm, len(y), start)
         value, pullback = rule(params, x, y, key=key, weight=weight, train=shard)
         scalar = np.asarray(value).dtype.type
@@ -184,21 +181,187 @@ def summed(
     return evaluate
 
 
-# ------------------------------------------------------------------------------------ what fit needs
+# ------------------------------------------------------------------------------------------ groups
+
+
+class Alone:
+    """A group of one process, which has nothing to exchange. `Ranks` has the same methods."""
+
+    rank = 0
+    first = True
+    """Whether this process shows the bar, writes checkpoints, calls callbacks and works out metrics."""
+    objective = staticmethod(autodiff.objective)
+
+    def interrupts(self, *, resumable: bool) -> Interrupts:
+        """Return what ends a training: Ctrl-C, and SIGTERM if it is `resumable`."""
+        return Interrupts(*[signal.SIGTERM] * resumable)
+
+    def value_and_grad(self, objective: Callable[..., Any]) -> Callable[..., tuple[Any, Tree, float]]:
+        """Make the function from parameters, a `Batch` and a key to the loss, the gradient and the batch's weight."""
+        evaluate = autodiff.value_and_grad(objective)
+
+        def step(params: Tree, batch: Batch, key: Key) -> tuple[Any, Tree, float]:
+            x, y, weight, _ = batch
+            value, grads = evaluate(params, x, y, key=key, weight=weight)
+            return value, grads, autodiff.batch_weight(objective, y, weight)
+
+        return step
+
+    def rows(self, n: int) -> Rows:
+        """Say which rows of the data set the `n` rows here are."""
+        return Rows(self, n)
+
+    def shard(self, rows: int) -> Shard | None:
+        """Return what tells layers that these rows are a part of a batch, None where they are all of it."""
+        return None
+
+    def in_step(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield a batch, or a part of it that may have no rows, on all processes equally often."""
+        return (batch for batch in batches if batch.weight is None or len(batch.y))
+
+    def same(self, settings: Callable[[], Mapping[str, Any]]) -> None:
+        """Raise RankError, saying what differs, unless ``settings()`` are the same for all."""
+
+    def own(self, value: Any) -> Any:
+        """Return, of what each process has its own, as much as is the same for all."""
+        return value
+
+    def collect(self, value: Any) -> list[Any]:
+        """Return what each process gave."""
+        return [value]
+
+    def exchange(self, values: list[Any]) -> list[Any]:
+        """Give ``values[i]`` to process i, and return what each process gave this one."""
+        return values
+
+    def share(self, value: Any) -> Any:
+        """Return what the first process gave."""
+        return value
+
+    def mean(self, value: float, weight: float) -> float:
+        """Return the mean of the values, each with its weight."""
+        return value
+
+    def joined(self, *arrays: Any) -> tuple[Any, ...]:
+        """Return, on the first process, the rows of all processes."""
+        return arrays
+
+    def agreed(self, error: BaseException) -> BaseException:
+        """Return an error that all processes are about to raise, marked as such for `all_or_none`."""
+        return error
+
+
+class Ranks(Alone):
+    """The ranks of a communicator: the data set is the rows of all of them, in their order."""
+
+    objective = staticmethod(objective)
+
+    def __init__(self, comm: Any) -> None:
+        self.comm, self.rank, self.first = comm, comm.rank, comm.rank == 0
+        self.interrupted: Callable[[], bool] = lambda: False
+
+    def interrupts(self, *, resumable: bool) -> Interrupts:
+        if self.comm.size < 2:
+            return super().interrupts(resumable=resumable)
+        found = Interrupts(signal.SIGINT, signal.SIGTERM, barrier=self.comm.Barrier)
+        self.interrupted = found
+        return found
+
+    def value_and_grad(self, objective: Callable[..., Any]) -> Callable[..., tuple[Any, Tree, float]]:
+        evaluate = summed(objective, self.comm, lambda: self.interrupted())
+
+        def step(params: Tree, batch: Batch, key: Key) -> tuple[Any, Tree, float]:
+            x, y, weight, start = batch
+            return evaluate(params, x, y, key=key, weight=weight, start=start)
+
+        return step
+
+    def shard(self, rows: int) -> Shard | None:
+        return Shard(self.comm, rows)
+
+    def in_step(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        empty, batches = None, iter(batches)
+        while True:
+            batch = next(batches, None)
+            rows = np.empty(self.comm.size, np.int64)
+            self.comm.Allgather(np.array(-1 if batch is None else len(batch.y)), rows)
+            if rows.max() < 0:
+                return
+            if rows.max() == 0:  # all had weight 0
+                continue
+            if empty is None:
+                x, y = self.comm.bcast(batch and tree.map(lambda a: a[:0], (batch.x, batch.y)), int(rows.argmax()))
+                empty = Batch(x, y)
+            yield (batch or empty)._replace(start=int(rows[: self.comm.rank].clip(0).sum()))
+
+    def same(self, settings: Callable[[], Mapping[str, Any]]) -> None:
+        first, *others = self.collect(describe(settings()))
+        for rank, other in enumerate(others, 1):
+            if different := list(differences(first, other, ("on rank 0", f"on rank {rank}"))):
+                raise RankError("the ranks were given what does not fit together:\n  " + "\n  ".join(different[:10]))
+
+    def own(self, value: Any) -> Any:
+        return None if value is None else True
+
+    def collect(self, value: Any) -> list[Any]:
+        return list(self.comm.allgather(value))
+
+    def exchange(self, values: list[Any]) -> list[Any]:
+        return list(self.comm.alltoall(values))
+
+    def share(self, value: Any) -> Any:
+        return self.comm.bcast(value)
+
+    def mean(self, value: float, weight: float) -> float:
+        parts = self.collect((value, weight))
+        return float(sum(value * weight for value, weight in parts) / (sum(weight for _, weight in parts) or 1.0))
+
+    def joined(self, *arrays: Any) -> tuple[Any, ...]:
+        parts = zip(*(self.comm.gather(arrays) or [arrays]), strict=True)
+        return tuple(part[0] if part[0] is None else np.concatenate(part) for part in parts)
+
+    def agreed(self, error: BaseException) -> BaseException:
+        error.agreed_by = self.comm  # type: ignore[attr-defined]
+        return error
+
+
+def group_of(comm: Any) -> Alone:
+    """Return the group of processes that a communicator stands for, and this process alone for None."""
+    if isinstance(comm, Alone):
+        return comm
+    check_comm(comm)
+    return Alone() if comm is None else Ranks(comm)
+
+
+class Batch(NamedTuple):
+    """Some rows to take a step on; among several ranks, this one's part of them."""
+
+    x: Any
+    y: Any
+    weight: Any = None
+    """Of each row, shape (rows,); None for ones."""
+    start: int | None = None
+    """How many rows of the whole batch the ranks before this one have."""
 
 
 class Rows:
-    """Which of the data set's rows each rank holds: the data set is that of all ranks, in their order."""
+    """Which of the data set's rows each process of a group holds."""
 
-    def __init__(self, comm: Any, n: int) -> None:
-        self.comm = comm
-        self.starts = [*accumulate(comm.allgather(n), initial=0)]
-        self.start, self.stop = self.starts[comm.rank : comm.rank + 2]
+    def __init__(self, group: Alone, n: int) -> None:
+        self.group, self.starts = group, [*accumulate(group.collect(n), initial=0)]
+        self.start, self.stop = self.starts[group.rank : group.rank + 2]
 
     @property
     def total(self) -> int:
         """The number of rows on all ranks."""
         return int(self.starts[-1])
+
+    def cut(self, rows: Array, begin: int, end: int) -> tuple[int, Array]:
+        """Split a batch, sorted numbers of rows: how many come before `begin`, and those before `end`, from there."""
+        if len(self.starts) == 2:
+            return 0, rows
+        first, last = np.searchsorted(rows, [begin, end])
+        return int(first), rows[first:last] - begin
 
     def own(self, rows: Array) -> Array:
         """Pick from sorted numbers of rows those that are here, counted from this rank's first."""
@@ -210,18 +373,18 @@ class Rows:
         self, x: Tree, parts: list[slice], in_turn: Callable[[Tree, list[slice]], Iterator[Tree]]
     ) -> Iterator[Tree]:
         """Yield those parts of the data set whose first row is here, with the rows of later ranks they end in."""
-        ranks = range(self.comm.size)
+        ranks = range(len(self.starts) - 1)
         mine: list[slice] = []
         sent: list[list[Tree]] = [[] for _ in ranks]
         for part in parts:
             holders = [r for r in ranks if max(part.start, self.starts[r]) < min(part.stop, self.starts[r + 1])]
-            if self.comm.rank in holders:
+            if self.group.rank in holders:
                 here = slice(max(part.start - self.start, 0), min(part.stop, self.stop) - self.start)
-                if self.comm.rank == holders[0]:
+                if self.group.rank == holders[0]:
                     mine.append(here)
                 else:
                     sent[holders[0]] += in_turn(x, [here])
-        later = [piece for pieces in self.comm.alltoall(sent) for piece in pieces]
+        later = [piece for pieces in self.group.exchange(sent) for piece in pieces]
         for i, part in enumerate(in_turn(x, mine), 1):
             yield tree.map(_joined, part, *later) if later and i == len(mine) else part
 
@@ -234,49 +397,10 @@ def _joined(*pieces: Any) -> Any:
     return np.concatenate(pieces)
 
 
-def padded(comm: Any, batches: Iterator[tuple[Any, Any, Any]]) -> Iterator[tuple[Any, Any, Any, int]]:
-    """Yield ``(x, y, weight, start)`` on all ranks equally often: where the batches are used up, some of no rows."""
-    empty: Any = None
-    while True:
-        batch = next(batches, None)
-        if batch is not None and all(np.ndim(leaf) == 0 for leaf in tree.leaves(batch[0])):
-            batch = (np.asarray(batch[0]), *batch[1:])  # lists of numbers
-        rows = np.empty(comm.size, np.int64)
-        comm.Allgather(np.array(-1 if batch is None else len(batch[1])), rows)
-        if rows.max() < 0:
-            return
-        if rows.max() == 0:  # all had weight 0
-            continue
-        if empty is None:
-            empty = comm.bcast(batch and tree.map(lambda a: a[:0], batch[:2]), int(rows.argmax()))
-        yield *(batch or (*empty, None)), int(rows[: comm.rank].clip(0).sum())
-
-
-def check_same(comm: Any, settings: Mapping[str, Any]) -> None:
-    """Raise RankError on all ranks, saying what differs, unless all were given the same settings."""
-    first, *others = comm.allgather(describe(settings))
-    for rank, other in enumerate(others, 1):
-        if different := list(differences(first, other, ("on rank 0", f"on rank {rank}"))):
-            raise RankError("the ranks were given what does not fit together:\n  " + "\n  ".join(different[:10]))
-
-
 def check_comm(comm: Any) -> None:
     """Raise TypeError for what is no communicator."""
     if comm is not None and not all(hasattr(comm, name) for name in ("rank", "size", "allgather")):
         raise TypeError(f"comm: expected a communicator of mpi4py, such as fmlp.distributed.world(), got {given(comm)}")
-
-
-def interrupts(comm: Any, checkpointed: bool) -> Interrupts:
-    """Return what ends a training: several ranks on SIGINT and SIGTERM, one on Ctrl-C, on SIGTERM if it can go on."""
-    if comm is not None and comm.size > 1:
-        return Interrupts(signal.SIGINT, signal.SIGTERM, barrier=comm.Barrier)
-    return Interrupts(*[signal.SIGTERM] * checkpointed)
-
-
-def agreed(error: BaseException, comm: Any) -> BaseException:
-    """Return an error that all ranks of `comm` are about to raise, marked as such for `all_or_none`."""
-    error.agreed_by = comm  # type: ignore[attr-defined]
-    return error
 
 
 def all_or_none(f: Callable[P, Y]) -> Callable[P, Y]:

@@ -96,6 +96,12 @@ def paths(tree: Tree) -> list[str]:
     return ["/".join(path) for path in _paths(tree)]
 
 
+def named_leaves(tree: Tree) -> Iterator[tuple[str, Any]]:
+    """Yield each leaf with its path, which is "the only leaf" where it has none."""
+    for path, leaf in zip(paths(tree), leaves(tree), strict=True):
+        yield path or "the only leaf", leaf
+
+
 def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
     """Concatenate all leaves into one vector, and return it with the way back.
 

@@ -13,7 +13,6 @@ import fmlp
 from fmlp import (
     Checkpoint,
     EarlyStopping,
-    batching,
     checkpoint,
     distributed,
     losses,
@@ -40,6 +39,7 @@ from fmlp.layers import (
 )
 
 COMM = MPI.COMM_WORLD
+batching = sys.modules["fmlp.batches"]  # fmlp.batches is the function
 CLASSES = 3
 
 
@@ -397,16 +397,16 @@ def terminated(out, name):
 
 def calibrating(out, _):
     """A signal while the statistics are calibrated at the end: what was trained for is returned."""
-    calibrated, whole = training._calibrated, fit()
+    calibrated, whole = training.calibrated, fit()
 
     def signalled(*args, **kwargs):
         if COMM.rank == 1:
             os.kill(os.getpid(), signal.SIGINT)
         return calibrated(*args, **kwargs)
 
-    training._calibrated = signalled
+    training.calibrated = signalled
     result = fit(validation=None, metrics=None)
-    training._calibrated = calibrated
+    training.calibrated = calibrated
     assert len(result.history["loss"]) == len(whole.history["loss"])
     assert same_everywhere(result[:3])
     fmlp.predict(NET, result.params, X)

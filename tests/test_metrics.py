@@ -621,14 +621,14 @@ def test_a_metric_that_fails_does_so_before_the_first_step(sklearn, how):
         ValueError, match=rf"(?s)^metrics: score: .*; it got predictions, .* \(60,\) and int64; {advice}"
     ):
         fit(of_the_second_column)
-    assert max(steps) == 0
+    assert max(steps, default=0) == 0
     for metric in (metrics.confusion_matrix, partial(metrics.f1, average=None)):
         with pytest.raises(TypeError, match=r"^metrics: score: expected it to return a number, got an array"):
             fit(metric)
-        assert max(steps) == 0
+        assert max(steps, default=0) == 0
     with pytest.raises(ValueError, match=r"^metrics: score: multi_class must be in") as caught:
         fit(metrics.on_output(sklearn.roc_auc_score))
-    assert max(steps) == 0
+    assert max(steps, default=0) == 0
     assert "metrics.on_output" not in str(caught.value)
     with pytest.raises(ValueError, match=f"(?s)^metrics: score: .*; {advice}"):
         fit(lambda y_true, y_pred: sklearn.roc_auc_score(y_true, y_pred))  # it might count its calls

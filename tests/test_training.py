@@ -17,15 +17,15 @@ import fmlp
 from fmlp import (
     EarlyStopping,
     NonFiniteError,
-    batching,
+    callbacks,
     losses,
     metrics,
     optim,
     random,
     schedules,
-    training,
     tree,
 )
+from fmlp.batches import is_pair
 from fmlp.layers import (
     BatchNorm,
     Dense,
@@ -532,7 +532,7 @@ def test_which_way_is_better_is_known_or_asked_for(name, metric, mode, prefix):
             with pytest.raises(ValueError, match=f"^mode: expected 'min' or 'max' of .*not for '{monitor}'"):
                 fit(**settings)
         else:
-            assert training._direction(monitor, {name: metric}) == mode
+            assert callbacks._direction(monitor, {name: metric}) == mode
 
 
 def test_a_score_that_rises_is_not_stopped_and_does_not_lower_the_rate():
@@ -633,7 +633,7 @@ def test_an_interrupt_returns_what_was_reached():
 def test_an_interrupt_of_the_last_calibration_returns_what_was_reached(monkeypatch):
     whole = fit_classes()
     with monkeypatch.context() as patched:
-        patched.setattr(fmlp.training, "_calibrated", lambda *args, **settings: interrupt())
+        patched.setattr(fmlp.training, "calibrated", lambda *args, **settings: interrupt())
         result = fit_classes()
     assert result.stopped == "interrupted"
     assert result.history == whole.history
@@ -1227,7 +1227,7 @@ def test_a_tuple_of_two_batches_is_a_list_of_two(kind):
     x, y = classes()
     batches = [kind((x[:20], y[:20])), kind((x[20:], y[20:], np.ones(40)))]
     assert_same_bits(fit_classes(data=tuple(batches))[:3], fit_classes(data=batches)[:3])
-    assert not batching.is_pair(tuple(batches))
+    assert not is_pair(tuple(batches))
     for pair in [
         (x, y),
         ((x, x), y),
@@ -1236,7 +1236,7 @@ def test_a_tuple_of_two_batches_is_a_list_of_two(kind):
         ((x, x), (y, y)),
         ([x, x], y),
     ]:
-        assert batching.is_pair(pair)
+        assert is_pair(pair)
 
 
 def test_targets_are_looked_at_before_the_first_step():

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlp import random
-from fmlp.batching import slices
+from fmlp.batches import slices
 from fmlp.checks import StrPath, given, integer
 from fmlp.checks import path as checked_path
 from fmlp.data.precision import cast, floating

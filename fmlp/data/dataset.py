@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fmlp.batching import drawn, labels_of
+from fmlp.batches import drawn, labels_of
 from fmlp.checks import StrPath, array, integer, number
 from fmlp.checks import path as checked_path
 from fmlp.data.idx import idx_files, magic, read_idx

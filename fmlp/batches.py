@@ -1,14 +1,15 @@
-"""How data become the batches of `fit`: rows in the order that a key gives, by windows where memory is too small.
+"""How data become batches: rows in the order that a key gives, by windows where memory is too small for all of them.
 
-Data are a pair (x, y) of arrays, where x may be a tree of them, sparse, or memory-mapped, or an iterable of batches.
-With `comm` they are the rows of all ranks, in their order, of which each holds its own.
+Data are a pair (x, y) of arrays, where x may be a tree of arrays, sparse, or memory-mapped, or an iterable of batches.
+A group of processes has the rows of all of them, in their order, and each process holds its own.
 """
 
 from __future__ import annotations
 
+import copy
 import mmap
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, pairwise
 from math import inf, prod
 from typing import Any, NamedTuple
@@ -16,30 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fmlp import distributed, losses, random, tree
+from fmlp import losses, random, tree
 from fmlp.checks import array, array_of_numbers, finite, given, number, unmasked
+from fmlp.distributed import Alone, Batch, group_of
 from fmlp.random import Key
 from fmlp.tree import Array
 
-__all__ = [
-    "Examples",
-    "Source",
-    "as_array",
-    "check_finite",
-    "check_rows",
-    "count_rows",
-    "drawn",
-    "examples",
-    "in_turn",
-    "inputs",
-    "is_pair",
-    "kind",
-    "labels_of",
-    "prepared",
-    "slices",
-    "source",
-    "take",
-]
+__all__ = ["Batch", "Batches", "batches"]
 
 # Memory-mapped data larger than a window are shuffled by blocks into windows, and by rows within these.
 BLOCK, WINDOW = 128 << 10, 128 << 20
@@ -64,149 +48,192 @@ class Examples(NamedTuple):
         return Examples(x, take(self.y, rows), weight, loss_weight, self.left_out)
 
 
-def examples(name: str, data: Any, weight: Any = None, class_weight: Any = None, comm: Any = None) -> Examples:
+def examples(name: str, data: Any, weight: Any, class_weight: Any, group: Alone) -> Examples:
     """Check a pair (x, y) and the weights of its rows; raise ValueError or TypeError, which name what does not fit."""
     x, y = inputs(f"{name}: x", data[0]), targets(name, data[1])
-    n = check_rows(name, x, y, comm)
-    found = Examples(x, y, *_row_weights("" if name == "data" else f"{name}: ", y, n, weight, class_weight, comm))
+    n = check_rows(name, x, y, group)
+    found = Examples(x, y, *_row_weights("" if name == "data" else f"{name}: ", y, n, weight, class_weight, group))
     if found.loss_weight is not None:
         rows = np.flatnonzero(found.loss_weight)
         left_out = n - len(rows)
         found = found.take(rows) if left_out else found
-        found = found._replace(left_out=left_out if comm is None else comm.allreduce(left_out))
+        found = found._replace(left_out=sum(group.collect(left_out)))
     check_finite(f"{name}: x", found.x)
     check_finite(f"{name}: y", found.y)
     return found
 
 
 def prepared(
-    data: Any, validation: Any, weight: Any, class_weight: Any, key: Key, comm: Any, loss: Any
+    data: Any, validation: Any, weight: Any, class_weight: Any, key: Key, group: Alone, loss: Any
 ) -> tuple[Any, Examples | None]:
     """Check what `fit` got, and return the data to train on, `Examples` or batches, and those to validate on."""
     if is_pair(data):
-        data = examples("data", data, weight, class_weight, comm)
+        data = examples("data", data, weight, class_weight, group)
     elif weight is not None or class_weight is not None:
         raise ValueError("weight, class_weight: batches bring their own; yield (x, y, weight)")
     if validation is None:
         return data, None
     if isinstance(validation, float | np.floating):
-        return _set_aside(data, float(validation), key, comm, loss)
+        return _set_aside(data, float(validation), key, group, loss)
     if not isinstance(validation, tuple) or len(validation) not in (2, 3):
         raise TypeError(
             f"validation: expected a pair (x, y) or a fraction in (0, 1), got {given(validation)}; a third array may "
             "hold the rows' weights"
         )
     x, y, validation_weight = (*validation, None)[:3]
-    return data, examples("validation", (x, y), validation_weight, comm=comm)
+    return data, examples("validation", (x, y), validation_weight, None, group)
 
 
-class Source(NamedTuple):
-    """What `fit` reads its data from."""
+def batches(
+    data: Any, *, batch_size: int | None = None, weight: Any = None, class_weight: Any = None, comm: Any = None
+) -> Batches:
+    """Check data once, and return the batches that they make, to go through as often as you like.
 
-    batches: Callable[[Key], Iterator[tuple[Any, ...]]]
-    """An epoch of (x, y, weight), in the order of its key; with ranks (x, y, weight, rows of the ranks before)."""
-    steps: int | None
-    """How many batches an epoch has, where that is known."""
-    inputs: Callable[[], Iterator[Any]]
-    """All x in parts, to calibrate with."""
-    examples: Examples | None
-    """The data, unless they come as batches."""
-    batch_size: int | None
+    `data` is a pair ``(x, y)`` of arrays with the examples along the first axis, or an iterable of batches, as for
+    `fit`, which takes what this returns as its data, too. `batch_size` is 32 by default, or all rows where there are
+    fewer; a last batch that would have a single row joins the one before. `weight` gives each row a weight and
+    `class_weight` each label, as in `fit`; rows of weight 0 are left out. With `comm` each rank passes its own rows.
+
+    Iterating yields a `Batch` after the other in the order of the data, and ``shuffled(key)`` gives those of a random
+    order. Raises ValueError or TypeError for what does not fit.
+
+    >>> data = batches((np.arange(5.0)[:, None], np.arange(5)), batch_size=3)
+    >>> [batch.y.tolist() for batch in data], len(data)
+    ([[0, 1, 2], [3, 4]], 2)
+    >>> [batch.y.tolist() for batch in data.shuffled(random.key(0))]
+    [[0, 1, 4], [2, 3]]
+    """
+    group = group_of(comm)
+    return batches_of(prepared(data, None, weight, class_weight, random.key(0), group, None)[0], batch_size, group)
+
+
+class Batches:
+    """Batches of an epoch, in the order of the data or of a key: what `batches` returns."""
+
+    batch_size: int | None = None
+    """Rows of a batch, None where the data come as batches."""
+    steps: int | None = None
+    """How many batches there are, where that is known."""
+    examples: Examples | None = None
+    """The rows, unless the data come as batches."""
     windows: list[int] | None = None
-    """Bytes of a row, a block and a window, where data are shuffled by windows."""
+    """Bytes of a row, a block and a window, where the data are shuffled by windows."""
+
+    def __init__(self, group: Alone, key: Key | None = None) -> None:
+        self.group, self.key = group, key
+
+    def __len__(self) -> int:
+        """Return how many batches there are; raises TypeError where that is not known."""
+        if self.steps is None:
+            raise TypeError("the number of batches is not known before the end of an epoch")
+        return self.steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches."""
+        raise NotImplementedError
+
+    def shuffled(self, key: Key | None) -> Batches:
+        """Return the same batches in the order of a key, or in that of the data."""
+        other = copy.copy(self)
+        other.key = key
+        return other
+
+    def inputs(self) -> Iterator[Any]:
+        """Yield all x in parts, in the order of the data."""
+        return (batch.x for batch in self.shuffled(None))
 
 
-def source(data: Any, batch_size: int | None, shuffle: bool, comm: Any = None) -> Source:
-    """Say how `data`, `Examples` or an iterable of batches, come to the steps of `fit`; see there."""
+def batches_of(data: Any, batch_size: int | None, group: Alone) -> Batches:
+    """Return the batches of `Examples`, or of an iterable of batches."""
     if isinstance(data, np.lib.npyio.NpzFile):
         raise TypeError(
             "data: expected a pair (x, y) of arrays, got an npz file, which cannot be memory-mapped. Take (file['x'], "
             "file['y']) if they fit into memory; else save each as npy and open it with np.load(path, mmap_mode='r')"
         )
     if isinstance(data, Examples):
-        return _of_examples(data, batch_size, shuffle, comm)
+        return _OfExamples(data, batch_size, group)
     if not isinstance(data, Iterable) or isinstance(data, Iterator):
         raise TypeError(
             "data: expected a pair (x, y) of arrays or an iterable of batches that can be gone through once an "
             f"epoch, got {kind(data)}"
         )
-    return _of_batches(data, batch_size, shuffle, comm)
-
-
-def _of_batches(data: Any, batch_size: int | None, shuffle: bool, comm: Any) -> Source:
     own = getattr(data, "batch_size", None)
     if batch_size is not None and own not in (None, batch_size):
         raise ValueError(f"batch_size: expected {own}, the size of the batches that the data are, got {batch_size}")
-
-    def batches(key: Key | None = None) -> Iterator[tuple[Any, ...]]:
-        given = _checked(data if key is None or not hasattr(data, "shuffled") else data.shuffled(key), comm is None)
-        return given if comm is None else distributed.padded(comm, given)
-
-    steps = getattr(data, "__len__", lambda: None)() if comm is None else None
-    return Source(lambda key: batches(key if shuffle else None), steps, lambda: (x for x, *_ in batches()), None, None)
+    return data if isinstance(data, Batches) else _OfBatches(data, group)
 
 
-def _checked(data: Iterable[Any], alone: bool) -> Iterator[tuple[Any, Array, Any]]:
-    for batch in data:
+class _OfBatches(Batches):
+    """Batches that others make."""
+
+    def __init__(self, data: Any, group: Alone) -> None:
+        super().__init__(group)
+        lengths = group.collect(getattr(data, "__len__", lambda: None)())
+        self.data, self.steps = data, None if None in lengths else max(lengths)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches, checked."""
+        ordered = self.key is not None and hasattr(self.data, "shuffled")
+        yield from self.group.in_step(map(self._checked, self.data.shuffled(self.key) if ordered else self.data))
+
+    def _checked(self, batch: Any) -> Batch:
         if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
             raise TypeError(
                 f"data: expected batches (x, y) or (x, y, weight), or all data as a tuple (x, y), got "
-                f"{kind(data)} whose first is {kind(batch)}"
+                f"{kind(self.data)} whose first is {kind(batch)}"
             )
         x, y, weight = (*batch, None)[:3]
+        if all(np.ndim(leaf) == 0 for leaf in tree.leaves(x)):
+            x = np.asarray(x)  # lists of numbers
         x, y = inputs("data: x", x), np.asarray(targets("data", y))
-        if weight is not None and np.shape(weight) == y.shape[:1] and len(y) and not np.all(weight):
+        if weight is not None and np.shape(weight) == y.shape[:1] and not np.all(weight):
             rows = np.flatnonzero(weight)  # the others count nothing, whatever they hold
             x, y, weight = take(x, rows), y[rows], np.asarray(weight)[rows]
-            if alone and not rows.size:
-                continue
-        yield x, y, weight
+        return Batch(x, y, weight)
 
 
-def _of_examples(examples: Examples, batch_size: int | None, shuffle: bool, comm: Any) -> Source:
-    x, y, _, w, left_out = examples
-    n = len(y)
-    here = None if comm is None else distributed.Rows(comm, n)
-    total = here.total if here else n
-    if batch_size is None:
-        batch_size = min(32, total)
-    elif batch_size > total + left_out:
-        raise ValueError(f"batch_size: expected at most {total}, the number of rows to train on, got {batch_size}")
-    batch_size = min(batch_size, total)
-    parts, whole = slices(total, batch_size), slices(total, 1024)
-    row_bytes = _mapped_bytes(x)
-    if comm is not None:
-        row_bytes = max(comm.allgather(row_bytes))
-    if row_bytes * total <= WINDOW:
-        row_bytes = 0
+class _OfExamples(Batches):
+    """Batches of arrays."""
 
-    def batches(key: Key) -> Iterator[tuple[Any, ...]]:
-        generator = random.generator(key) if shuffle else None
+    def __init__(self, examples: Examples, batch_size: int | None, group: Alone) -> None:
+        super().__init__(group)
+        self.examples: Examples = examples
+        self.here = group.rows(len(examples.y))
+        total = self.here.total
+        if batch_size is None:
+            batch_size = min(32, total)
+        elif batch_size > total + examples.left_out:
+            raise ValueError(f"batch_size: expected at most {total}, the number of rows to train on, got {batch_size}")
+        self.batch_size = min(batch_size, total)
+        self.parts = slices(total, self.batch_size)
+        self.steps = len(self.parts)
+        row_bytes = max(group.collect(_mapped_bytes(examples.x)))
+        self.windows = [row_bytes, BLOCK, WINDOW] if row_bytes * total > WINDOW else None
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches: of each, the rows that are here, and how many the ranks before have."""
+        x, y, _, weight, _ = self.examples
+        here, row_bytes = self.here, self.windows[0] if self.windows else 0
+        generator = None if self.key is None else random.generator(self.key)
         # Where the data are read by windows, the rows of this one, what x holds of them here, and where that begins.
-        rows, held, begin, end = None, x, here.start if here else 0, here.stop if here else n
-        for window, some in _windows(generator, parts, row_bytes):
+        rows, held, begin, end = None, x, here.start, here.stop
+        for window, some in _windows(generator, self.parts, row_bytes):
             if window is not None:
-                begin, end = np.searchsorted(window, [here.start, here.stop]) if here else (0, len(window))
-                rows, held = window[begin:end] - (here.start if here else 0), None  # the last one's memory is free now
+                begin, end = np.searchsorted(window, [here.start, here.stop])
+                rows, held = window[begin:end] - here.start, None  # the last one's memory is free now
                 held = _read(x, rows)
             for at in some:
-                own: Array = at
-                start: tuple[int, ...] = ()
-                if here:  # of the whole batch's rows those that are here, and how many are on the ranks before
-                    first, last = np.searchsorted(at, [begin, end])
-                    own, start = at[first:last] - begin, (int(first),)
+                start, own = here.cut(at, begin, end)
                 of_all = own if rows is None else rows[own]
-                yield take(held, own), take(y, of_all), None if w is None else w[of_all], *start
+                yield Batch(take(held, own), take(y, of_all), None if weight is None else weight[of_all], start)
 
-    def inputs() -> Iterator[Any]:
-        return here.whole(x, whole, in_turn) if here else in_turn(x, whole)
-
-    windows = [row_bytes, BLOCK, WINDOW] if row_bytes else None
-    return Source(batches, len(parts), inputs, examples, batch_size, windows)
+    def inputs(self) -> Iterator[Any]:
+        """Yield all x in parts of 1,024 rows, each whole on one process."""
+        return self.here.whole(self.examples.x, slices(self.here.total, 1024), in_turn)
 
 
 def _row_weights(
-    place: str, y: Array, n: int, weight: Any, class_weight: Any, comm: Any
+    place: str, y: Array, n: int, weight: Any, class_weight: Any, group: Alone
 ) -> tuple[Array | None, Array | None]:
     """Return the weights of rows, and these multiplied by the weights of their classes; None for all ones."""
     if weight is not None:
@@ -214,7 +241,7 @@ def _row_weights(
         if weight.shape not in ((n,), (n, 1)):
             raise ValueError(f"{place}weight: expected shape ({n},), one per row, got {weight.shape}")
         weight = weight.reshape(n)
-        _check_weights(f"{place}weight", weight, comm)
+        _check_weights(f"{place}weight", weight, group)
     if class_weight is None:
         return weight, weight
     w = np.ones(n) if weight is None else weight.copy()
@@ -223,15 +250,14 @@ def _row_weights(
     if one_each.ndim != 1:
         raise ValueError(f"class_weight: expected y to hold one label a row, got y of shape {y.shape}")
     labels, index, counts = np.unique(one_each, return_inverse=True, return_counts=True)
-    w[rows] *= _per_class(labels, counts, class_weight, comm)[index]
-    _check_weights("class_weight", w, comm)
+    w[rows] *= _per_class(labels, counts, class_weight, group)[index]
+    _check_weights("class_weight", w, group)
     return weight, w
 
 
-def _check_weights(name: str, w: Array, comm: Any) -> None:
+def _check_weights(name: str, w: Array, group: Alone) -> None:
     low, high = w.min(initial=0), w.max(initial=0)
-    some = w.any()
-    if not (np.isfinite(w).all() and low >= 0 and (some if comm is None else comm.allreduce(int(some)))):
+    if not (np.isfinite(w).all() and low >= 0 and any(group.collect(bool(w.any())))):
         low, high = (w.min(), w.max()) if w.size else (low, high)
         raise ValueError(f"{name}: expected finite numbers of at least 0, not all 0, got {low} to {high}")
 
@@ -246,10 +272,10 @@ def _as_vector(y: Array) -> Array:
     return y
 
 
-def _per_class(labels: Array, counts: Array, class_weight: Any, comm: Any) -> Array:
+def _per_class(labels: Array, counts: Array, class_weight: Any, group: Alone) -> Array:
     """Return the weight of each of the labels, which occur so many times."""
     if isinstance(class_weight, str) and class_weight == "balanced":
-        every, counted = (np.concatenate(parts) for parts in zip(*_collected(comm, (labels, counts)), strict=True))
+        every, counted = (np.concatenate(parts) for parts in zip(*group.collect((labels, counts)), strict=True))
         every, at = np.unique(every, return_inverse=True)
         balanced: Array = (counted.sum() / (len(every) * np.bincount(at, counted)))[np.searchsorted(every, labels)]
         return balanced
@@ -271,11 +297,6 @@ def _per_class(labels: Array, counts: Array, class_weight: Any, comm: Any) -> Ar
     if missing := [label for label in labels.tolist() if label not in class_weight]:
         raise ValueError(f"class_weight: no weight for the label {missing[0]!r}")
     return np.array([number(f"class_weight[{label!r}]", class_weight[label]) for label in labels.tolist()])
-
-
-def _collected(comm: Any, value: Any) -> list[Any]:
-    """Return the values of all ranks, in their order."""
-    return [value] if comm is None else list(comm.allgather(value))
 
 
 def labels_of(y: Array, *, whole: bool = False) -> Array | None:
@@ -327,7 +348,7 @@ def _can_stratify(labels: Array, held: int, *, say: bool) -> bool:
     return len(found) <= held
 
 
-def _set_aside(data: Any, fraction: float, key: Key, comm: Any, loss: Any) -> tuple[Examples, Examples]:
+def _set_aside(data: Any, fraction: float, key: Key, group: Alone, loss: Any) -> tuple[Examples, Examples]:
     """Draw a fraction of the rows for validation: return the other rows, and those drawn.
 
     Labels are drawn in proportion. Floats are labels where `loss` predicts labels.
@@ -336,22 +357,20 @@ def _set_aside(data: Any, fraction: float, key: Key, comm: Any, loss: Any) -> tu
         raise TypeError(f"data: expected a pair (x, y) of arrays, of which validation is a fraction, got {kind(data)}")
     if not 0 < fraction < 1:
         raise ValueError(f"validation: expected a fraction in (0, 1) or a pair (x, y), got {fraction}")
-    here = None if comm is None else distributed.Rows(comm, len(data.y))
-    n = here.total if here else len(data.y)
+    here = group.rows(len(data.y))
+    n = here.total
     held = round(n * fraction)
     if not 0 < held < n:
         raise ValueError(f"validation: {fraction} of {n} rows leaves one side empty")
     generator = random.generator(key)
     order, of_labels = generator.permutation(n), losses.prediction_of(loss) in (losses.argmax, losses.positive)
-    every = _collected(comm, labels_of(data.y, whole=of_labels))
+    every = group.collect(labels_of(data.y, whole=of_labels))
     if all(own is not None for own in every) and _can_stratify(np.concatenate(every), held, say=of_labels):
         chosen = drawn(order, np.concatenate(every), held, int(generator.integers(n)))
         parts = [np.flatnonzero(~chosen), np.flatnonzero(chosen)]
     else:
         parts = [np.sort(order[held:]), np.sort(order[:held])]
-    if here:
-        parts = [here.own(part) for part in parts]
-    return data.take(parts[0]), data.take(parts[1])
+    return data.take(here.own(parts[0])), data.take(here.own(parts[1]))
 
 
 def slices(n: int, batch_size: int) -> list[slice]:
@@ -514,8 +533,8 @@ def kind(value: Any) -> str:
     return f"{type(value).__name__} of {len(value)}" if isinstance(value, tuple | list) else type(value).__name__
 
 
-def check_rows(name: str, x: Any, y: Any, comm: Any = None) -> int:
-    """Return how many rows x and y both have; raise ValueError unless they do, on some rank."""
+def check_rows(name: str, x: Any, y: Any, group: Alone) -> int:
+    """Return how many rows x and y both have here; raise ValueError unless some process has some."""
     if any(np.ndim(a) == 0 for a in [*tree.leaves(x), y]):
         raise ValueError(
             f"{name}: expected arrays with the examples along the first axis, got numbers in {kind(x)}; "
@@ -526,7 +545,7 @@ def check_rows(name: str, x: Any, y: Any, comm: Any = None) -> int:
     if len(lengths) != 1:
         raise ValueError(f"{name}: expected x and y with as many rows, got shapes {shapes}")
     n = lengths.pop()
-    if (n if comm is None else comm.allreduce(n)) < 1:
+    if sum(group.collect(n)) < 1:
         raise ValueError(f"{name}: expected at least one row, got shapes {shapes}")
     return n
 

@@ -1,0 +1,132 @@
+"""The descent: one step of an optimizer for each batch, as a generator to loop over.
+
+One step is
+
+    loss, grads = value_and_grad(objective)(params, x, y, key=key, weight=weight)
+    updates, state = optimizer.update(grads, state, params)
+    params = apply_updates(params, updates)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count, islice
+from math import isfinite
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fmlp import optim, random, tree
+from fmlp.distributed import Alone, Batch, group_of
+from fmlp.optim import Optimizer
+from fmlp.random import Key
+from fmlp.tree import Tree
+
+__all__ = ["NonFiniteError", "Step", "descent"]
+
+# `NonFiniteError` reports what NumPy would warn about.
+QUIET: dict[str, Any] = {"over": "ignore", "invalid": "ignore", "divide": "ignore"}
+
+
+class Step(NamedTuple):
+    """What a step has reached."""
+
+    params: Tree
+    state: Any
+    """The optimizer's state."""
+    loss: float
+    """The batch's, before the step."""
+    weight: float
+    """The batch's: its rows, or the sum of their weights."""
+
+
+class NonFiniteError(ValueError):
+    """Training met a loss, gradient or parameter that is infinite or NaN; `params` are the last good ones."""
+
+    def __init__(self, message: str, params: Tree) -> None:
+        super().__init__(message)
+        self.params = params
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it come back from another process."""
+        return type(self), (str(self), self.params)
+
+
+def descent(
+    objective: Callable[..., Any],
+    optimizer: Optimizer,
+    params: Tree,
+    state: Any,
+    batches: Iterable[Any],
+    key: Key,
+    *,
+    skip: int = 0,
+    comm: Any = None,
+) -> Iterator[Step]:
+    """Take a step of `optimizer` for each of `batches`, and yield a `Step` after each.
+
+    `objective` is what `fmlp.objective` makes, `batches` are `Batch` or tuples ``(x, y)`` or ``(x, y, weight)``. Each
+    step gets a key of its own, made of `key`. The first `skip` batches are passed over with their keys, to go on where
+    an earlier descent stopped. With `comm`, each rank passes its parts of the batches, and `objective` is made by
+    `fmlp.distributed.objective`.
+
+    Raises `NonFiniteError`, which names the step and the leaf, for a loss that is not finite, and after the last step
+    for parameters that are not.
+
+    >>> from fmlp import objective, losses, optim
+    >>> from fmlp.layers import Dense
+    >>> f, optimizer = objective(Dense(1, bias=False).apply, losses.mse), optim.sgd(0.25)
+    >>> params = {"w": np.array([[0.0]])}
+    >>> data = [(np.ones((1, 1)), np.ones((1, 1)))] * 3
+    >>> for step in descent(f, optimizer, params, optimizer.init(params), data, random.key(0)):
+    ...     print(step.loss, step.params["w"])
+    1.0 [[0.5]]
+    0.25 [[0.75]]
+    0.0625 [[0.875]]
+    """
+    return _steps(group_of(comm), objective, optimizer, params, state, batches, key, skip)
+
+
+def _steps(
+    group: Alone, objective: Any, optimizer: Optimizer, params: Tree, state: Any, batches: Any, key: Key, skip: int
+) -> Iterator[Step]:
+    evaluate = group.value_and_grad(objective)
+    before, grads, i = params, None, skip - 1
+    for i, (batch, step_key) in enumerate(islice(zip(batches, _keys(key), strict=False), skip, None), skip):
+        with np.errstate(**QUIET):
+            loss, next_grads, weight = evaluate(params, batch if type(batch) is Batch else Batch(*batch), step_key)
+            if not isfinite(loss):
+                raise group.agreed(_non_finite(i, loss, params, before, grads))
+            grads, before = next_grads, params
+            updates, state = optimizer.update(grads, state, params)
+            params = optim.apply_updates(params, updates)
+        yield Step(params, state, float(loss), weight)
+    if first_non_finite(params):
+        raise group.agreed(_non_finite(i + 1, None, params, before, grads))
+
+
+def _keys(key: Key) -> Iterator[Key]:
+    for block in count():
+        yield from random.split(random.fold_in(key, block), 256)
+
+
+def first_non_finite(values: Tree) -> str | None:
+    """Return the path of the first leaf that holds a NaN or an infinity."""
+    return next((path for path, leaf in tree.named_leaves(values) if not np.isfinite(leaf).all()), None)
+
+
+def _non_finite(step: int, loss: Any, params: Tree, before: Tree, grads: Tree) -> NonFiniteError:
+    """Find out what went wrong first: the gradient of the step before, its update, or this step's loss."""
+    if grads is not None and (leaf := first_non_finite(grads)):
+        return NonFiniteError(f"step {step - 1}: the gradient of {leaf} is not finite", before)
+    if leaf := first_non_finite(params):
+        return NonFiniteError(
+            f"step {step - 1}: the update made {leaf} infinite; is the learning rate too high?", before
+        )
+    largest = {path: np.abs(leaf).max(initial=0) for path, leaf in tree.named_leaves(params)}
+    path = max(largest, key=largest.__getitem__)
+    return NonFiniteError(
+        f"step {step}: the loss is {loss} though all parameters are finite; the largest is {largest[path]:.3g}, in "
+        f"{path}: is the learning rate too high, or is there a NaN, an infinity or a number too large in the data?",
+        params,
+    )
