@@ -15,15 +15,12 @@ _, params = net.init(init_key, x_train.shape[1:])
 
 optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.adam(2e-3))
 state = optimizer.init(params)
-step = fmlp.value_and_grad(fmlp.objective(net.apply, losses.cross_entropy))
+objective = fmlp.objective(net.apply, losses.cross_entropy)
+batches = fmlp.batches((x_train, y_train), batch_size=64)
 
 for epoch in range(20):
-    shuffle_key, dropout_key = random.split(random.fold_in(train_key, epoch))
-    order = random.generator(shuffle_key).permutation(len(x_train))
-    for i in range(0, len(order), 64):
-        rows = order[i : i + 64]
-        loss, grads = step(params, x_train[rows], y_train[rows], key=random.fold_in(dropout_key, i))
-        updates, state = optimizer.update(grads, state, params)
-        params = optim.apply_updates(params, updates)
+    shuffle_key, steps_key = random.split(random.fold_in(train_key, epoch))
+    for step in fmlp.descent(objective, optimizer, params, state, batches.shuffled(shuffle_key), steps_key):
+        params, state = step.params, step.state
     accuracy = metrics.accuracy(y_test, net.apply(params, x_test).argmax(1))
-    print(f"epoch {epoch + 1:2d}: loss {loss:.4f}, test accuracy {accuracy:.4f}")
+    print(f"epoch {epoch + 1:2d}: loss {step.loss:.4f}, test accuracy {accuracy:.4f}")

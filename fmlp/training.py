@@ -80,46 +80,50 @@ def fit(
 ) -> FitResult:
     """Train `net` from `params` on `data` and return a `FitResult`.
 
-    `data` is a pair ``(x, y)`` of arrays with the examples along the first axis, in memory or memory-mapped (x may
-    be a tree of such arrays), or an iterable of batches ``(x, y)`` or ``(x, y, weight)`` that can be gone through
-    once an epoch, in the order that its method ``shuffled(key)`` gives if it has one (`data.Batches`). Batches bring
-    their own size: a `batch_size` other than the one they name is refused. Arrays are shuffled each epoch and cut
-    into batches of `batch_size`, by default 32, or all rows where there are fewer; a last batch that alone has one row
-    joins the one before it. A memory-mapped x of more than 128 MiB is shuffled by blocks of 128 KiB, and by rows within
-    each 1,024 blocks: no more than these are in memory. `key` is the source of all randomness: the same key gives the
-    same result, bit for bit.
+    - `net`: a layer, such as ``serial(...)``.
+    - `params`: its parameters, as ``net.init`` makes them. They are not written to.
+    - `data`: a pair ``(x, y)`` of arrays with the examples along the first axis, in memory or memory-mapped (x may be a
+      tree of arrays); or an iterable of batches ``(x, y)`` or ``(x, y, weight)`` that can be gone through once an
+      epoch. If it has a method ``shuffled(key)``, as `data.Batches` does, that gives each epoch's order.
+    - `loss`: a differentiable function ``(prediction, y) -> number``, such as `losses.mse`.
+    - `optimizer`: how to descend, such as ``optim.adam(1e-3)``. Its schedule counts steps, or epochs if it is
+      `schedules.per_epoch`.
+    - `epochs`: how many times to go through the data.
+    - `key`: the source of all randomness. The same key gives the same result, bit for bit.
+    - `batch_size`: rows in a batch; by default 32, or all rows if there are fewer. A last batch that would have one row
+      joins the one before it. Batches of an iterable have their own size, and another `batch_size` is refused.
+    - `validation`: a pair ``(x, y)``, or ``(x, y, weight)``, to measure on after each epoch; or the fraction of `data`
+      to set aside for that at random, each label in proportion, with the weights of its rows and classes.
+    - `metrics`: a dict from names to functions ``(y_true, y_pred) -> float``. They get predictions, or probabilities if
+      `metrics.on_output` marks them, and the rows' weights, but not those of the classes, if they have an argument
+      ``weight`` or ``sample_weight``. They measure the validation data and, unless they come as batches, the training
+      data. Functions of a module are tried once before the training starts.
+    - `early_stopping`: an `EarlyStopping`.
+    - `callbacks`: functions that get an `Epoch`, its parameters calibrated, after each epoch, and may return another.
+    - `weight`: a weight for each row of `data`. Rows of weight 0 are left out, whatever they hold: the result is that
+      of the data without them.
+    - `class_weight`: a weight for each label: a dict, an array of the weights of the labels 0, 1, …, or "balanced" for
+      n / (classes · count). It multiplies `weight`.
+    - `shuffle`: whether each epoch has an order of its own. A memory-mapped x of more than 128 MiB is shuffled by
+      blocks of 128 KiB, and by rows within each 1,024 blocks: no more than these are in memory.
+    - `progress`: whether to show a bar with the scores, in a narrow terminal as training/validation.
+    - `checkpoint`: a path or a `Checkpoint`, a file that is written as training goes on. If it is there already, `fit`
+      goes on from it and ends with the same bits as if it had never stopped. All arguments must be the same but
+      `epochs`, `callbacks` and `progress`; of the data, shapes and dtypes are compared, and of batches their settings.
+      A training that early stopping or a callback has ended, or that has come to `epochs`, does not go on: `fit`
+      returns what it had reached.
+    - `comm`: a communicator of mpi4py, to spread the work over its ranks. Each rank passes its own rows of `data`, and
+      of a `validation` pair, and otherwise the same arguments, and gets the same result: that of one process with the
+      rows of all ranks in their order, to rounding. `batch_size` is that of the whole batch. Rank 0 shows the bar,
+      writes checkpoints, and calls callbacks and metrics. An error on one rank ends all of them, with its message.
 
-    `validation` is a pair (x, y), or (x, y, weight), or the fraction of `data` to set aside at random, each label in
-    proportion, with the weights of its rows and classes. `metrics` maps names to functions ``(y_true, y_pred) ->
-    float``, which get predictions, or probabilities where `metrics.on_output` marks them; after each epoch they are
-    worked out at inference on the training and the validation data (not on training data that come as batches).
-    Functions of a module are tried once before the training starts. `weight` gives each row of `data` a weight.
-    `class_weight` gives each label one: a dict, an array of the weights of the labels 0, 1, …, or "balanced" for
-    n / (classes · count). Both multiply. Metrics that have an argument ``weight`` or ``sample_weight`` get the rows'
-    weights, but not those of the classes. Rows of weight 0 are left out, whatever they hold: the result is that of the
-    data without them, the shuffling, BatchNorm's statistics and the rows set aside included.
+    Ctrl-C ends training and returns what has been reached, and so does SIGTERM if there is a checkpoint, before it is
+    passed on. Another Ctrl-C while BatchNorm's statistics are calibrated at the end returns the parameters without
+    them, or with those of the last epoch.
 
-    Each callback gets an `Epoch`, its parameters calibrated, after every epoch and may return another. A bar shows the
-    progress and the scores, in a narrow terminal as training/validation, unless `progress` is False. Ctrl-C ends
-    training and returns what has been reached; another one while BatchNorm's statistics are calibrated at the end
-    returns it without these, or with those of the last epoch.
-
-    `checkpoint`, a path or a `Checkpoint`, names a file that is written as training goes on. If it is there already,
-    `fit` goes on from it and ends with the same bits as if it had never stopped; the arguments must be the same, save
-    for `epochs`, `callbacks` and `progress` (of the data, only shapes and dtypes are compared, and of batches their
-    settings; `Checkpoint` says more). SIGTERM then ends training as Ctrl-C does, and is handed on. A training that
-    early stopping or a callback has ended does not go on; nor does one that has come to `epochs` or further: `fit`
-    returns what it had reached, all its epochs.
-
-    `comm`, a communicator of mpi4py, spreads the work over its ranks. Each calls `fit` with its own rows of `data`, and
-    of a `validation` pair, any number of them, and otherwise the same; each gets the same result. The data set is that
-    of all ranks, in their order, `batch_size` the size of the whole batch, and the result that of one process with all
-    rows, to rounding. Rank 0 shows the bar, writes checkpoints, runs the callbacks and works out the metrics. An error
-    on one rank ends all of them, with its message.
-
-    Raises ValueError or TypeError before any work for arguments that do not fit or a checkpoint of other settings,
-    `CheckpointError` when one cannot be written, and `NonFiniteError`, naming the
-    step and the leaf, when the loss, a gradient or a parameter is no longer finite.
+    Raises ValueError or TypeError before any work for arguments that do not fit or a checkpoint of another training;
+    `CheckpointError` if a checkpoint cannot be written; and `NonFiniteError`, which names the step and the leaf, when
+    the loss, a gradient or a parameter is no longer finite.
 
     >>> from fmlp.layers import Dense
     >>> x = np.linspace(-1, 1, 64)[:, None]

@@ -130,9 +130,26 @@ def by_hand(net, params, x, y, loss, optimizer, epochs, key, batch_size, weight=
     return fmlp.calibrate(net, params, x), state, history
 
 
+def by_pieces(net, params, x, y, loss, optimizer, epochs, key, batch_size, weight=None):
+    """Train as `fit` does, with the public generators that it is built from."""
+    f, batches = fmlp.objective(net.apply, loss), fmlp.batches((x, y), batch_size=batch_size, weight=weight)
+    state, history = optimizer.init(params), []
+    _, epochs_key = random.split(key)
+    for epoch in range(epochs):
+        shuffle_key, steps_key = random.split(random.fold_in(epochs_key, epoch))
+        seen = []
+        for step in fmlp.descent(f, optimizer, params, state, batches.shuffled(shuffle_key), steps_key):
+            params, state = step.params, step.state
+            seen.append((step.weight * step.loss, step.weight))
+        total, total_weight = map(sum, zip(*seen, strict=True))
+        history.append(total / total_weight)
+    return fmlp.calibrate(net, params, x), state, history
+
+
+@pytest.mark.parametrize("loop", [by_hand, by_pieces])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 8, 60])
-def test_fit_equals_the_loop_by_hand_bit_for_bit(batch_size, weighted):
+def test_fit_equals_the_loop_by_hand_bit_for_bit(batch_size, weighted, loop):
     net = CLASSIFIER if batch_size > 1 else serial(Dense(8), Dropout(0.2), Dense(3))
     x, y = classes(600 if batch_size == 1 else 60)  # more steps than a block of 256 keys
     weight = random.generator(KEY).uniform(size=len(y)) if weighted else None
@@ -141,7 +158,7 @@ def test_fit_equals_the_loop_by_hand_bit_for_bit(batch_size, weighted):
     settings = {"loss": losses.cross_entropy, "optimizer": optimizer, "epochs": 2, "key": KEY}
     settings |= {"batch_size": batch_size, "weight": weight}
     result = fit(net, (x, y), params, **settings)
-    hand, state, history = by_hand(net, params, x, y, **settings)
+    hand, state, history = loop(net, params, x, y, **settings)
     assert_same_bits(result.params, hand)
     assert_same_bits(result.state, state)
     assert result.history["loss"] == history
