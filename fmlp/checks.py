@@ -129,7 +129,7 @@ def is_number(value: Any) -> bool:
 
 def inside(place: str, error: Exception, advice: str = "") -> Exception:
     """Return an error, a TypeError or a ValueError as it was, that also says where it happened."""
-    return (TypeError if isinstance(error, TypeError) else ValueError)(f"{place}: {error}{advice}")
+    return (TypeError if isinstance(error, TypeError) else ValueError)(f"{place}{place and ': '}{error}{advice}")
 
 
 def integer(name: str, value: object, low: int | None = 1) -> int:

@@ -57,7 +57,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fmlp import activations, losses, metrics, optim, random, training, tree
-from fmlp.autodiff import differentiable, objective, rule_of, value_and_grad
+from fmlp.autodiff import call_loss, differentiable, objective, rule_of, value_and_grad
 from fmlp.bar import progress_bar
 from fmlp.checks import array_of_numbers, given, integer, number, unmasked
 from fmlp.initializers import uniform
@@ -655,7 +655,7 @@ def _regularized(net: Layer, loss: Callable[..., Any], factor: float, slope: flo
     @losses.loss()
     def penalized(prediction: Any, y: Any, *, weight: Any = None) -> tuple[Any, Any]:
         output, ws, weight = prediction
-        value, pullback = loss_rule(output, y, **({} if weight is None else {"weight": weight}))
+        value, pullback = call_loss(loss_rule, output, y, weight)
         total: Any = np.float64(len(output)) if weight is None else np.sum(weight).astype(np.float64) or np.float64(1)
         decay = (alpha / total).astype(output.dtype)
 

@@ -769,6 +769,11 @@ def _named(asker: str, layers: Iterable[Layer]) -> dict[str, Layer]:
     return children
 
 
+def inferred(layer: Layer, shape: Shape) -> tuple[Shape, Tree]:
+    """Return the output's shape, and parameters of the shapes that a layer has, for examples of a shape."""
+    return layer.init(random.key(0), shape)
+
+
 def constructor_of(layer: Layer) -> str | None:
     """Name the constructor of this module that made the layer: "Dense", "Activation", "serial"; None for others.
 

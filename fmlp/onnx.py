@@ -20,9 +20,9 @@ except ModuleNotFoundError:
     raise ModuleNotFoundError("fmlp.onnx needs onnx: pip install 'fmlp[onnx]'") from None
 from onnx import TensorProto, helper, numpy_helper
 
-from fmlp import activations, random, tree
+from fmlp import activations, tree
 from fmlp.files import replacing
-from fmlp.layers import Layer, Shape, activation_of, check_net, constructor_of
+from fmlp.layers import Layer, Shape, activation_of, check_net, constructor_of, inferred
 from fmlp.tree import Tree
 
 __all__ = ["export"]
@@ -52,7 +52,7 @@ def export(net: Layer, params: Tree, shape: Shape, path: str | os.PathLike[str])
     ['MatMul', 'Add', 'Elu', 'MatMul', 'Add', 'Identity']
     """
     check_net(net)
-    out_shape, like = net.init(random.key(0), shape)
+    out_shape, like = inferred(net, shape)
     tree.map(lambda expected, leaf: None, like, params)
     for name, expected, leaf in zip(tree.paths(like), tree.leaves(like), tree.leaves(params), strict=True):
         if np.shape(leaf) != expected.shape:

@@ -16,9 +16,9 @@ except ModuleNotFoundError:
     raise ModuleNotFoundError("fmlp.sklearn needs scikit-learn: pip install 'fmlp[sklearn]'") from None
 from sklearn.utils.validation import check_is_fitted
 
-from fmlp import activations, random
+from fmlp import activations
 from fmlp.checks import unmasked
-from fmlp.layers import Activation, Dense, Layer, activation_of, check_net, constructor_of, serial
+from fmlp.layers import Activation, Dense, Layer, activation_of, check_net, constructor_of, inferred, serial
 from fmlp.tree import Array, Tree
 
 __all__ = ["from_estimator", "to_estimator"]
@@ -144,7 +144,7 @@ def _flat(layer: Layer, params: Tree, path: str) -> Iterator[tuple[str, Layer, T
 
 def _weights(place: str, layer: Layer, params: Tree, width: int | None) -> tuple[Array, Array]:
     """Return copies of a Dense layer's weights, which must take `width` numbers, and biases, zeros without any."""
-    _, like = layer.init(random.key(0), (width or len(np.atleast_1d(params.get("w", 0))),))
+    _, like = inferred(layer, (width or len(np.atleast_1d(params.get("w", 0))),))
     for name, expected in like.items():
         shape = np.shape(unmasked(f"{place}/{name}", params[name])) if name in params else "none"
         if shape != expected.shape:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fmlp import random, tree
-from fmlp.layers import Layer, Shape, check_net
+from fmlp import tree
+from fmlp.layers import Layer, Shape, check_net, inferred
 
 __all__ = ["summary"]
 
@@ -31,11 +31,11 @@ def summary(net: Layer, shape: Shape) -> str:
 
 
 def _rows(name: str, layer: Layer, shape: Shape, indent: str) -> Iterator[tuple[str, str, str]]:
-    out, params = layer.init(random.key(0), shape)
+    out, params = inferred(layer, shape)
     yield indent + name, str(out), f"{tree.size(params):,}"
     side_by_side = getattr(layer.apply, "__name__", "") == "parallel"
     children: dict[str, Layer] = getattr(layer.apply, "children", {})
     for i, (child_name, child) in enumerate(children.items()):
         yield from _rows(child_name, child, shape[i] if side_by_side else shape, indent + "  ")
         if not side_by_side:
-            shape, _ = child.init(random.key(0), shape)
+            shape, _ = inferred(child, shape)

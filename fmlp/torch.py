@@ -24,9 +24,9 @@ except ModuleNotFoundError:
     raise ModuleNotFoundError("fmlp.torch needs PyTorch: pip install 'fmlp[torch]'") from None
 from torch import nn
 
-from fmlp import activations, layers, random
+from fmlp import activations, layers
 from fmlp.checks import unmasked
-from fmlp.layers import Layer, activation_of, check_net, constructor_of
+from fmlp.layers import Layer, activation_of, check_net, constructor_of, inferred
 from fmlp.tree import Array, Tree
 
 __all__ = ["from_module", "from_state_dict", "to_module", "to_state_dict"]
@@ -242,7 +242,7 @@ def _like(
         widths = (np.shape(params[name])[0] for name in names if np.ndim(params.get(name, 0)))
         width = next((n for n in widths if kind != "Prelu" or n > 1), None)  # one slope is for any width
     try:
-        out_shape, like = layer.init(random.key(0), (1 if width is None else width,))
+        out_shape, like = inferred(layer, (1 if width is None else width,))
     except ValueError as error:
         raise ValueError(f"{path}{error}") from None
     if kind in ("Dense", "Embedding"):

@@ -360,16 +360,15 @@ def _batches_told(data: Any) -> dict[str, Any]:
 
 
 def _check_targets(name: str, net: Layer, params: Tree, loss: Any, data: Examples, rows: int = 2) -> None:
-    """Let a loss of fmlp's own look at all targets before the training starts, next to an output of zeros."""
+    """Let a `losses.Loss` look at all targets before the training starts, next to an output of zeros."""
     x, y = data.x, data.y
-    if not len(y) or unbound(loss).__module__ != losses.__name__:  # a rank may have no rows
+    if not len(y) or not isinstance(unbound(loss), losses.Loss):  # a rank may have no rows
         return
     try:
         first = net.apply(params, take(x, np.arange(rows) % len(y)), train=Calibration(), key=random.key(0))
     except (TypeError, ValueError) as error:
         tried = f" (tried with {rows} rows; x has shape {np.shape(x)})" if hasattr(x, "shape") else ""
-        where = "" if name == "data" else f"{name}: "
-        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{where}{error}{tried}") from None
+        raise inside("" if name == "data" else name, error, tried) from None
     if not isinstance(first, np.ndarray):
         return
     for part in slices(len(y), 1 << 16):
