@@ -58,7 +58,7 @@ class Bar:
                 _show(self._bar, scores)
 
     def note(self, now: Any, epochs: int) -> None:
-        """Show what training has reached, a `checkpoint.Progress`."""
+        """Show what training has reached, an `Epoch`."""
         if now.step == 0:
             self.describe(f"epoch {min(now.epoch + 1, epochs)}/{epochs}")
         if now.measured or (now.step and self.update()):

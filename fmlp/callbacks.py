@@ -5,31 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from math import inf, isnan
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 from fmlp import losses, optim
 from fmlp.autodiff import unbound
+from fmlp.checkpoint import Epoch
 from fmlp.checks import choice, given, hinting, integer, is_number, number
 from fmlp.schedules import ReduceOnPlateau
-from fmlp.tree import Tree
 
 __all__ = ["EarlyStopping", "Epoch", "on_plateau"]
 
 Metric = Callable[[Any, Any], float]
 History = dict[str, list[float]]
-
-
-class Epoch(NamedTuple):
-    """What a callback gets after each epoch, and may return with fields replaced.
-
-    `epoch` is counted from 0, `history` is that of `FitResult` so far, and `stop` ends the training.
-    """
-
-    epoch: int
-    params: Tree
-    state: Any
-    history: History
-    stop: bool = False
 
 
 class EarlyStopping:

@@ -32,25 +32,30 @@ from fmlp.processes import undone_in_children
 from fmlp.serialization import load_with_metadata, save, unnamed
 from fmlp.tree import Array, Tree
 
-__all__ = ["Checkpoint", "CheckpointError", "Progress", "Saver", "describe", "differences"]
+__all__ = ["Checkpoint", "CheckpointError", "Epoch", "Saver", "describe", "differences"]
 
 
-class Progress(NamedTuple):
-    """How far a training has come: after `step` steps of epoch number `epoch`, both counted from 0."""
+class Epoch(NamedTuple):
+    """How far a training has come. A callback gets one after each epoch, and may return it with fields replaced."""
 
+    epoch: int
+    """Counted from 0."""
     params: Tree
     state: Any
-    best: Tree
+    """The optimizer's state."""
+    history: dict[str, list[float]] = {}  # noqa: RUF012 - never written to
+    """That of `FitResult` so far."""
+    stop: bool | str = False
+    """Whether training ends; set by `fit` itself, why."""
+    best: Tree = None
     """The parameters of the best epoch so far."""
-    epoch: int = 0
     step: int = 0
+    """How many steps of this epoch are made, 0 at its end."""
     total: float = 0.0
     """The sum of the epoch's losses so far, each times its batch's weight."""
     total_weight: float = 0.0
-    history: dict[str, list[float]] = {}  # noqa: RUF012 - never written to
-    stopped: str = ""
-    """Why training ended, "" while it goes on."""
     seconds: float = 0.0
+    """Of earlier runs, from which this one goes on."""
     measured: bool = False
     """Whether the history already has this epoch, whose callbacks are still to be called."""
 
@@ -120,12 +125,12 @@ class Saver:
     """Reads and writes the checkpoints of one training; without a `checkpoint` it does nothing."""
 
     checkpoint: Checkpoint | None
-    latest: Progress
+    latest: Epoch
 
-    def __init__(self, checkpoint: Checkpoint | None, settings: Mapping[str, Any], start: Progress) -> None:
+    def __init__(self, checkpoint: Checkpoint | None, settings: Mapping[str, Any], start: Epoch) -> None:
         self.checkpoint, self.latest = checkpoint, start
         self.started = self.written_at = time.monotonic()
-        self.written: Progress | None = None
+        self.written: Epoch | None = None
         if checkpoint:
             self.settings, self.shapes = describe(settings), _shapes(start)
 
@@ -165,7 +170,7 @@ class Saver:
             self.write()
             raise
 
-    def note(self, now: Progress) -> None:
+    def note(self, now: Epoch) -> None:
         """Note what is reached, and write when it is time to, but never between an epoch's scores and its callbacks."""
         if not self.checkpoint or now.measured:
             return
@@ -217,17 +222,17 @@ class Saver:
 FORMAT = 1
 """Of a checkpoint. Another version of fmlp that writes another one says so here."""
 
-_NUMBERS = {"epoch": int, "step": int, "total": float, "total_weight": float, "stopped": str, "seconds": float}
+_NUMBERS = {"epoch": int, "step": int, "total": float, "total_weight": float, "stop": str, "seconds": float}
 _KINDS = {"bool": bool, "int": int, "float": float, "complex": complex, "str": str}
 """Leaves that are no arrays, by the names of their types."""
 
 
-def _trees(progress: Progress) -> dict[str, Tree]:
-    return {"params": progress.params, "state": progress.state, "best": progress.best}
+def _trees(epoch: Epoch) -> dict[str, Tree]:
+    return {"params": epoch.params, "state": epoch.state, "best": epoch.best}
 
 
-def _shapes(progress: Progress) -> dict[str, Any]:
-    trees = _trees(progress)
+def _shapes(epoch: Epoch) -> dict[str, Any]:
+    trees = _trees(epoch)
     return describe(
         {name: str(np.shape(leaf)) for name, leaf in zip(tree.paths(trees), tree.leaves(trees), strict=True)}
     )
@@ -239,7 +244,7 @@ def _kind(leaf: Any) -> str:
     return "scalar" if isinstance(leaf, np.generic) else name if type(leaf) in _KINDS.values() else f"array: {name}"
 
 
-def _read(path: Path, settings: dict[str, Any], start: Progress) -> Progress:
+def _read(path: Path, settings: dict[str, Any], start: Epoch) -> Epoch:
     """Return the progress in the file, all of one moment."""
     found, metadata = load_with_metadata(path)
     if not {"settings", "progress"} <= metadata.keys():
@@ -273,7 +278,7 @@ def _read(path: Path, settings: dict[str, Any], start: Progress) -> Progress:
     leaves = tree.leaves(unnamed(held, tree.unflatten(like, wanted), path))
     with reading(path, "a checkpoint"):
         given = [_as(kinds.get(name), leaf, first) for (name, first), leaf in zip(named, leaves, strict=True)]
-    return Progress(**tree.unflatten(like, given), **numbers, history=curves)
+    return Epoch(**tree.unflatten(like, given), **numbers, history=curves)
 
 
 def _in_dtype_of(held: Any, leaf: Any) -> Any:

@@ -13,8 +13,8 @@ from fmlp import distributed, losses, optim, random, tree
 from fmlp.autodiff import unbound
 from fmlp.bar import progress_bar
 from fmlp.batches import Batches, Examples, as_array, batches_of, is_pair, prepared, slices, take
-from fmlp.callbacks import EarlyStopping, Epoch, History, called, fold_of, is_plateau, on_plateau, with_directions
-from fmlp.checkpoint import Checkpoint, Progress, Saver
+from fmlp.callbacks import EarlyStopping, History, called, fold_of, is_plateau, on_plateau, with_directions
+from fmlp.checkpoint import Checkpoint, Epoch, Saver
 from fmlp.checks import given, hinting, inside, integer, unmasked
 from fmlp.descent import QUIET, NonFiniteError, descent
 from fmlp.distributed import Alone
@@ -153,7 +153,7 @@ def fit(
     params, best_epoch = plan.best(now)
     with interrupts.listening(), interrupts.stopping(), interrupts.raising():
         params = plan.calibrated(params)
-    stopped = "interrupted" if interrupts.stopped else now.stopped or "done"
+    stopped = "interrupted" if interrupts.stopped else now.stop or "done"
     seconds = start.seconds + time.perf_counter() - started
     return FitResult(params, now.state, now.history, seconds, cast(Any, stopped), best_epoch)
 
@@ -178,15 +178,15 @@ class _Plan(NamedTuple):
     interrupts: Any
     saver: Saver
 
-    def train(self, now: Progress, epochs: int) -> Iterator[Progress]:
+    def train(self, now: Epoch, epochs: int) -> Iterator[Epoch]:
         """Yield what is reached after each step, after each epoch's scores, and after its callbacks."""
-        while now.epoch < epochs and not now.stopped:
+        while now.epoch < epochs and not now.stop:
             for step in self.steps(now):
                 yield (now := step)
             yield (now := self.measured(now))
             yield (now := self.watched(now))
 
-    def steps(self, now: Progress) -> Iterator[Progress]:
+    def steps(self, now: Epoch) -> Iterator[Epoch]:
         """Descend through the rest of an epoch."""
         shuffle_key, steps_key = random.split(random.fold_in(self.key, now.epoch))
         todo = self.data.shuffled(shuffle_key if self.shuffle else None)
@@ -206,7 +206,7 @@ class _Plan(NamedTuple):
         if not now.total_weight:
             raise ValueError("data: expected at least one batch in every epoch with a weight above 0, got none")
 
-    def measured(self, now: Progress) -> Progress:
+    def measured(self, now: Epoch) -> Epoch:
         """Work out the scores of an epoch, and what early stopping makes of them."""
         scores = {"loss": now.total / now.total_weight}
         rows = [("", self.data.examples if self.metrics else None, None), ("val_", self.held_out, self.loss)]
@@ -224,20 +224,19 @@ class _Plan(NamedTuple):
         if self.early_stopping:
             best_epoch, stop, *_ = self.best_of(now.history[self.early_stopping.monitor])
             best = now.params if best_epoch == now.epoch else now.best
-            now = now._replace(best=best, stopped="early" if stop else "")
+            now = now._replace(best=best, stop="early" if stop else "")
         return now
 
-    def watched(self, now: Progress) -> Progress:
+    def watched(self, now: Epoch) -> Epoch:
         """Call the callbacks, and end the epoch. What the first process has then is what all have."""
-        epoch = Epoch(now.epoch, now.params, now.state, now.history)
+        told = now._replace(stop=bool(now.stop))
         for callback in self.callbacks if self.group.first else ():
-            epoch = called(callback, epoch)
-        stopped = now.stopped or ("callback" if epoch.stop else "")
-        _, params, state, history, _ = epoch
-        ended = Progress(params, state, now.best, now.epoch + 1, history=history, stopped=stopped, seconds=now.seconds)
-        return cast(Progress, self.group.share(ended))
+            told = called(callback, told)
+        stop = now.stop or ("callback" if told.stop else "")
+        ended = Epoch(now.epoch + 1, told.params, told.state, told.history, stop, now.best, seconds=now.seconds)
+        return cast(Epoch, self.group.share(ended))
 
-    def best(self, now: Progress) -> tuple[Tree, int | None]:
+    def best(self, now: Epoch) -> tuple[Tree, int | None]:
         """Return the parameters to return, and the best epoch."""
         if not self.early_stopping:
             return now.params, None
@@ -310,7 +309,9 @@ def _plan(
     if not source.examples:
         settings["data"] = group.own(_batches_told(data))
     group.same(lambda: settings)
-    saver = Saver(checkpoint if group.first else None, settings, Progress(params, optimizer.init(params), params))
+    saver = Saver(
+        checkpoint if group.first else None, settings, Epoch(0, params, optimizer.init(params), stop="", best=params)
+    )
     best_of = fold_of(early_stopping) if early_stopping else lambda values: (None, False)
     return _Plan(
         net, objective, optimizer, loss, metrics, source, held_out, early_stopping, best_of, callbacks, epochs_key,

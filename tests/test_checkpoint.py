@@ -317,7 +317,7 @@ def test_the_time_of_all_runs_counts(tmp_path):
     fmlp.save(path, fmlp.load(path), metadata=metadata)
     assert fit(path).seconds > 1e6
     params = {"w": np.ones(1)}
-    start = checkpoint.Progress(params, (), params, seconds=1e6)  # of earlier runs
+    start = checkpoint.Epoch(0, params, (), stop="", best=params, seconds=1e6)  # of earlier runs
     checkpoint.Saver(Checkpoint(tmp_path / "late.npz"), {}, start).write()
     assert fmlp.load_metadata(tmp_path / "late.npz")["progress"]["seconds"] >= 1e6
 
