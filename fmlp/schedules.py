@@ -1,9 +1,9 @@
 """Learning-rate schedules: pure functions from a count to a learning rate.
 
 A *schedule* takes a count (an integer, 0 for the first) and returns a Python float, never a NumPy scalar,
-which would upcast float32 arrays. What is counted is the caller's business: an optimizer counts its steps,
-and `per_epoch` turns a schedule of epochs into one of steps. Wherever a schedule is expected, a number will
-do and stands for `constant`.
+which would upcast float32 arrays. **An optimizer counts steps**, one for each batch, where PyTorch's and Keras's
+schedules often count epochs: `per_epoch` makes a schedule count epochs. Wherever a schedule is expected, a number
+will do and stands for `constant`.
 
 Names, arguments and values are those of the PyTorch schedulers, in closed form, so that any count can be
 asked for in any order:
@@ -13,7 +13,8 @@ asked for in any order:
 [0.1, 0.1, 0.05, 0.05, 0.025]
 
 Arguments are checked when a schedule is made: TypeError for one of the wrong type, ValueError for one out of
-range. Calling a schedule with a negative count raises ValueError, with anything but an integer TypeError.
+range. Calling a schedule with a negative count raises ValueError, with anything but an integer TypeError. A rate too
+large for a float is infinity, which every optimizer refuses.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import operator
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from math import cos, inf, pi
+from math import copysign, cos, inf, isinf, pi, prod
 from numbers import Real
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -38,13 +39,17 @@ __all__ = [
     "constant",
     "constant_lr",
     "cosine_lr",
+    "cosine_warm_restarts",
+    "cyclic_lr",
     "exponential_lr",
+    "hold",
     "join",
     "linear",
     "multi_step_lr",
     "one_cycle_lr",
     "per_epoch",
     "polynomial",
+    "product",
     "reduce_on_plateau",
     "step_lr",
     "warmup",
@@ -74,7 +79,7 @@ def step_lr(lr: float, step_size: int, gamma: float = 0.1) -> Schedule:
     """
     lr, gamma = number("lr", lr), number("gamma", gamma, "(0, inf)")
     step_size = integer("step_size", step_size, 1)
-    return _schedule(lambda count: lr * gamma ** (count // step_size))
+    return _schedule(lambda count: _decayed(lr, gamma, count // step_size))
 
 
 def multi_step_lr(lr: float, milestones: Iterable[int], gamma: float = 0.1) -> Schedule:
@@ -89,7 +94,7 @@ def multi_step_lr(lr: float, milestones: Iterable[int], gamma: float = 0.1) -> S
     """
     lr, gamma = number("lr", lr), number("gamma", gamma, "(0, inf)")
     counts = _increasing("milestones", milestones, 0)
-    return _schedule(lambda count: lr * gamma ** bisect_right(counts, count))
+    return _schedule(lambda count: _decayed(lr, gamma, bisect_right(counts, count)))
 
 
 def constant_lr(lr: float, factor: float = 1 / 3, total_iters: int = 5) -> Schedule:
@@ -116,14 +121,14 @@ def exponential_lr(lr: float, gamma: float) -> Schedule:
     (0.1, 0.05, 0.025)
     """
     lr, gamma = number("lr", lr), number("gamma", gamma, "(0, inf)")
-    return _schedule(lambda count: lr * gamma**count)
+    return _schedule(lambda count: _decayed(lr, gamma, count))
 
 
 def cosine_lr(lr: float, T_max: int, eta_min: float = 0.0) -> Schedule:  # noqa: N803
     """Go from `lr` down to `eta_min` in `T_max` counts, along half a cosine.
 
     ``eta_min + (lr - eta_min) · (1 + cos(π · count / T_max)) / 2``. Beyond `T_max` the cosine goes on: back
-    up to `lr` at ``2 · T_max``, and so forth. Loshchilov and Hutter 2017, "SGDR: Stochastic Gradient Descent
+    up to `lr` at ``2 · T_max``, and so forth; ``hold(cosine_lr(lr, T_max), T_max)`` stays at `eta_min`. Loshchilov and Hutter 2017, "SGDR: Stochastic Gradient Descent
     with Warm Restarts", arXiv 1608.03983, without the restarts. PyTorch: CosineAnnealingLR.
 
     Raises ValueError unless ``T_max ≥ 1`` and `eta_min` is finite and at least 0.
@@ -134,7 +139,71 @@ def cosine_lr(lr: float, T_max: int, eta_min: float = 0.0) -> Schedule:  # noqa:
     """
     lr, eta_min = number("lr", lr), number("eta_min", eta_min)
     T_max = integer("T_max", T_max, 1)  # noqa: N806
-    return _schedule(lambda count: eta_min + (lr - eta_min) * (1 + cos(pi * count / T_max)) / 2)
+    return _schedule(lambda count: eta_min + (lr - eta_min) * (1 + cos(pi * (count % (2 * T_max)) / T_max)) / 2)
+
+
+def cosine_warm_restarts(lr: float, T_0: int, T_mult: int = 1, eta_min: float = 0.0) -> Schedule:  # noqa: N803
+    """Go from `lr` down to `eta_min` along half a cosine, again and again; each time takes `T_mult` times as long.
+
+    ``eta_min + (lr - eta_min) · (1 + cos(π · T_cur / T_i)) / 2``, with `T_cur` counted from the last restart and
+    ``T_i = T_0 · T_mult^i`` for the time after restart i. Loshchilov and Hutter 2017, "SGDR: Stochastic Gradient
+    Descent with Warm Restarts", arXiv 1608.03983. PyTorch: CosineAnnealingWarmRestarts.
+
+    Raises ValueError unless ``T_0 ≥ 1``, ``T_mult ≥ 1`` and `eta_min` is finite and at least 0.
+
+    >>> schedule = cosine_warm_restarts(0.1, T_0=2, T_mult=2)
+    >>> [round(schedule(count), 9) for count in range(7)]
+    [0.1, 0.05, 0.1, 0.085355339, 0.05, 0.014644661, 0.1]
+    """
+    lr, eta_min = number("lr", lr), number("eta_min", eta_min)
+    T_0, T_mult = integer("T_0", T_0, 1), integer("T_mult", T_mult, 1)  # noqa: N806
+
+    def restarted(count: int) -> float:
+        T_cur, T_i = count % T_0 if T_mult == 1 else count, T_0  # noqa: N806
+        while T_cur >= T_i:
+            T_cur, T_i = T_cur - T_i, T_i * T_mult  # noqa: N806
+        return eta_min + (lr - eta_min) * (1 + cos(pi * T_cur / T_i)) / 2
+
+    return _schedule(restarted)
+
+
+def cyclic_lr(
+    base_lr: float,
+    max_lr: float,
+    step_size_up: int = 2000,
+    step_size_down: int | None = None,
+    mode: Literal["triangular", "triangular2", "exp_range"] = "triangular",
+    gamma: float = 1.0,
+) -> Schedule:
+    """Rise from `base_lr` to `max_lr` in `step_size_up` counts, fall back in `step_size_down`, and so on.
+
+    ``base_lr + (max_lr - base_lr) · x · height``, where x goes from 0 to 1 and back in straight lines. The height is
+    1 ("triangular"), halves with each cycle ("triangular2": ``2^-cycle``), or is ``gamma^count`` ("exp_range").
+    `step_size_down` is `step_size_up` unless given. Smith 2017, "Cyclical Learning Rates for Training Neural
+    Networks", arXiv 1506.01186. PyTorch: CyclicLR, without its cycle of momenta.
+
+    Raises ValueError unless ``max_lr ≥ base_lr``, both step sizes are at least 1, ``gamma > 0`` and the mode is one of
+    the three.
+
+    >>> schedule = cyclic_lr(1.0, 5.0, step_size_up=2, mode="triangular2")
+    >>> [schedule(count) for count in range(9)]
+    [1.0, 3.0, 5.0, 3.0, 1.0, 2.0, 3.0, 2.0, 1.0]
+    """
+    base_lr = number("base_lr", base_lr)
+    max_lr, gamma = number("max_lr", max_lr, f"[{base_lr}, inf)"), number("gamma", gamma, "(0, inf)")
+    up = integer("step_size_up", step_size_up, 1)
+    down = up if step_size_down is None else integer("step_size_down", step_size_down, 1)
+    choice("mode", mode, "triangular", "triangular2", "exp_range")
+
+    def cyclic(count: int) -> float:
+        cycle, i = divmod(count, up + down)
+        x = i / up if i <= up else (up + down - i) / down
+        height = (max_lr - base_lr) * x
+        if mode == "triangular":
+            return base_lr + height
+        return base_lr + (_decayed(height, 0.5, cycle) if mode == "triangular2" else _decayed(height, gamma, count))
+
+    return _schedule(cyclic)
 
 
 def linear(lr: float, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5) -> Schedule:
@@ -151,7 +220,7 @@ def linear(lr: float, start_factor: float = 1 / 3, end_factor: float = 1.0, tota
     lr = number("lr", lr)
     start, end = number("start_factor", start_factor, "[0, 1]"), number("end_factor", end_factor, "[0, 1]")
     total_iters = integer("total_iters", total_iters, 1)
-    return _schedule(lambda count: lr * (start + (end - start) * min(count / total_iters, 1)))
+    return _schedule(lambda count: lr * (start + (end - start) * (min(count, total_iters) / total_iters)))
 
 
 def polynomial(lr: float, total_iters: int = 5, power: float = 1.0) -> Schedule:
@@ -165,7 +234,7 @@ def polynomial(lr: float, total_iters: int = 5, power: float = 1.0) -> Schedule:
     """
     lr, power = number("lr", lr), number("power", power)
     total_iters = integer("total_iters", total_iters, 1)
-    return _schedule(lambda count: lr * (1 - min(count / total_iters, 1)) ** power)
+    return _schedule(lambda count: lr * (1 - min(count, total_iters) / total_iters) ** power)
 
 
 def one_cycle_lr(
@@ -234,7 +303,8 @@ def join(schedules: Sequence[Schedule | float], boundaries: Iterable[int]) -> Sc
     """Follow the schedules one after the other, each from its own count 0.
 
     The first is left at ``boundaries[0]``, the second at ``boundaries[1]``, and so on: at
-    ``boundaries[i] ≤ count`` the value is ``schedules[i + 1](count - boundaries[i])``. PyTorch: SequentialLR.
+    ``boundaries[i] ≤ count`` the value is ``schedules[i + 1](count - boundaries[i])``. PyTorch: SequentialLR. The
+    boundaries count steps even where a schedule counts epochs (`per_epoch`), which it does from its own beginning.
 
     Raises ValueError unless there is one boundary fewer than there are schedules and the boundaries are
     increasing and at least 1, TypeError for a schedule that is neither a function nor a number.
@@ -252,26 +322,85 @@ def join(schedules: Sequence[Schedule | float], boundaries: Iterable[int]) -> Sc
             f"boundaries: expected one fewer than there are schedules, got {len(starts) - 1} for {len(parts)} schedules"
         )
 
-    def joined(count: int) -> float:
+    def joined(count: int, steps_per_epoch: int) -> float:
         i = bisect_right(starts, count) - 1
-        return parts[i](count - starts[i])
+        return rate(parts[i], count - starts[i], steps_per_epoch)
 
-    return _schedule(joined)
+    return _composed(joined, parts)
 
 
-def per_epoch(schedule: Schedule | float, steps_per_epoch: int) -> Schedule:
+def product(*schedules: Schedule | float) -> Schedule:
+    """Multiply schedules: ``schedules[0](count) · schedules[1](count) · …``. PyTorch: ChainedScheduler.
+
+    Raises ValueError without a schedule, TypeError for one that is neither a function nor a number.
+
+    >>> schedule = product(0.1, constant_lr(1.0, factor=0.5, total_iters=1), exponential_lr(1.0, gamma=0.5))
+    >>> [schedule(count) for count in range(3)]
+    [0.05, 0.05, 0.025]
+    """
+    parts = [_as_schedule(f"schedules[{i}]", schedule) for i, schedule in enumerate(schedules)]
+    if not parts:
+        raise ValueError("schedules: expected at least one, got none")
+    return _composed(lambda count, steps: prod(rate(part, count, steps) for part in parts), parts)
+
+
+def hold(schedule: Schedule | float, count: int) -> Schedule:
+    """Follow `schedule` up to `count`, and keep the value that it has there: ``schedule(min(now, count))``.
+
+    Raises ValueError unless ``count ≥ 0``, TypeError when `schedule` is neither a function nor a number.
+
+    >>> schedule = hold(cosine_lr(0.1, T_max=100, eta_min=0.01), 100)
+    >>> schedule(0), schedule(100), schedule(150)
+    (0.1, 0.01, 0.01)
+    """
+    schedule, last = _as_schedule("schedule", schedule), integer("count", count, 0)
+    return _composed(lambda count, steps: rate(schedule, min(count, last), steps), [schedule])
+
+
+def per_epoch(schedule: Schedule | float, steps_per_epoch: int | None = None) -> Schedule:
     """Make a schedule of steps out of a schedule of epochs: ``schedule(⌊count / steps_per_epoch⌋)``.
 
-    Raises ValueError unless ``steps_per_epoch ≥ 1``, TypeError when `schedule` is neither a function nor
-    a number.
+    Without `steps_per_epoch`, `fmlp.fit` says how many steps an epoch has, and so do the estimators; anything else that
+    asks for the rate of a step gets a ValueError. In a loop of your own give `steps_per_epoch`, or call
+    `optim.with_steps_per_epoch` on the state. `warmup`, `join`, `product` and `hold` take such schedules too.
+
+    Raises ValueError unless ``steps_per_epoch ≥ 1`` and when `schedule` counts epochs already, TypeError when it is
+    neither a function nor a number.
 
     >>> schedule = per_epoch(exponential_lr(0.1, gamma=0.5), steps_per_epoch=100)
     >>> schedule(99), schedule(100)
     (0.1, 0.05)
     """
     schedule = _as_schedule("schedule", schedule)
+    if isinstance(schedule, CountsEpochs):
+        raise ValueError("schedule: expected one that does not count epochs yet, got one of per_epoch")
+    if steps_per_epoch is None:
+        return CountsEpochs(lambda count, steps: schedule(count // steps))
     steps_per_epoch = integer("steps_per_epoch", steps_per_epoch, 1)
     return _schedule(lambda count: schedule(count // steps_per_epoch))
+
+
+class CountsEpochs:
+    """A schedule whose rate at a count of steps depends on how many steps an epoch has; at count 0 it does not."""
+
+    def __init__(self, formula: Callable[[int, int], float]) -> None:
+        self.formula = formula
+
+    def __call__(self, count: int) -> float:
+        """Return the rate at count 0, and raise ValueError for any other."""
+        return float(rate(self, count, 0 if _counted(count) else 1))
+
+
+def rate(schedule: Schedule, count: int, steps_per_epoch: int) -> float:
+    """Return the rate at a step, or raise ValueError if it depends on `steps_per_epoch` and that is 0: not known."""
+    if not isinstance(schedule, CountsEpochs):
+        return schedule(count)
+    if not steps_per_epoch:
+        raise ValueError(
+            "schedule: it counts epochs, but how many steps an epoch has is not known here. fit says so by itself; "
+            "elsewhere give per_epoch(schedule, steps_per_epoch), or call optim.with_steps_per_epoch on the state"
+        )
+    return schedule.formula(count, steps_per_epoch)
 
 
 class PlateauState(NamedTuple):
@@ -309,9 +438,9 @@ def reduce_on_plateau(
     This depends on what is measured and not on a count alone, so it is no schedule but the pair
     ``init() -> state`` and ``update(metric, state) -> state``, with the learning rate to use in
     ``state.learning_rate``. A metric improves on the best so far by falling (mode "min", the default) or rising ("max")
-    by more than `threshold`, absolute ("abs") or as a fraction of the best ("rel"); NaN never does. After a
-    reduction, updates do not count as bad for `cooldown` updates. The learning rate stops at `min_lr`, and
-    reductions by `eps` or less are not made. PyTorch: ReduceLROnPlateau.
+    by more than `threshold` ("abs") or ``threshold · |best|`` ("rel"); NaN never does. After a reduction, updates
+    do not count as bad for `cooldown` updates. The learning rate stops at `min_lr`, and reductions by `eps` or less
+    are not made. PyTorch: ReduceLROnPlateau, whose "rel" margin has the wrong sign for a metric below 0.
 
     Raises ValueError unless ``0 < factor < 1``, the other numbers are finite and at least 0, and the modes
     are among those named.
@@ -339,7 +468,7 @@ def reduce_on_plateau(
         if not isinstance(metric, Real):
             raise TypeError(f"metric: expected a number, got {given(metric)}")
         metric = float(metric)
-        bar = best * (1 + sign * threshold) if relative else best + sign * threshold
+        bar = best + sign * threshold if isinf(best) or not relative else best * (1 + sign * copysign(threshold, best))
         best, bad = (metric, 0) if sign * metric > sign * bar else (best, bad + 1)
         if cooling > 0:
             return PlateauState(lr, best, 0, cooling - 1)
@@ -355,15 +484,34 @@ def _schedule(formula: Schedule) -> Schedule:
     """Guard a formula: its count is a non-negative Python int, its value a Python float."""
 
     def schedule(count: int) -> float:
-        try:
-            count = operator.index(count)
-        except TypeError:
-            raise TypeError(f"count: expected an integer of at least 0, got {given(count)}") from None
-        if count < 0:
-            raise ValueError(f"count: expected an integer of at least 0, got {count}")
-        return float(formula(count))
+        return float(formula(_counted(count)))
 
     return schedule
+
+
+def _composed(formula: Callable[[int, int], float], parts: Iterable[Schedule]) -> Schedule:
+    """Make a schedule of ``formula(count, steps_per_epoch)``, which counts epochs if one of its parts does."""
+    if any(isinstance(part, CountsEpochs) for part in parts):
+        return CountsEpochs(formula)
+    return _schedule(lambda count: formula(count, 0))
+
+
+def _counted(count: int) -> int:
+    try:
+        count = operator.index(count)
+    except TypeError:
+        raise TypeError(f"count: expected an integer of at least 0, got {given(count)}") from None
+    if count < 0:
+        raise ValueError(f"count: expected an integer of at least 0, got {count}")
+    return count
+
+
+def _decayed(lr: float, gamma: float, n: int) -> float:
+    """Return ``lr · gamma^n``: infinity or 0 where the power is too large or too small for a float."""
+    try:
+        return lr * gamma**n
+    except OverflowError:
+        return lr * (inf if gamma > 1 else 0.0) if lr and gamma != 1 else lr
 
 
 def _as_schedule(name: str, value: Schedule | float) -> Schedule:

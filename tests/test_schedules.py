@@ -15,13 +15,17 @@ from fmlp.schedules import (
     constant,
     constant_lr,
     cosine_lr,
+    cosine_warm_restarts,
+    cyclic_lr,
     exponential_lr,
+    hold,
     join,
     linear,
     multi_step_lr,
     one_cycle_lr,
     per_epoch,
     polynomial,
+    product,
     reduce_on_plateau,
     step_lr,
     warmup,
@@ -36,11 +40,15 @@ EXAMPLES = {
     "constant_lr": constant_lr(0.1),
     "exponential_lr": exponential_lr(0.1, 0.9),
     "cosine_lr": cosine_lr(0.1, 7),
+    "cosine_warm_restarts": cosine_warm_restarts(0.1, 3, 2),
+    "cyclic_lr": cyclic_lr(0.1, 0.5, 3),
     "linear": linear(0.1),
     "polynomial": polynomial(0.1),
     "one_cycle_lr": one_cycle_lr(0.1, 9),
     "warmup": warmup(lambda count: np.float64(0.1), 3),
     "join": join([lambda count: np.float32(0.25), 1], [3]),
+    "product": product(np.float64(0.5), lambda count: np.float32(0.25)),
+    "hold": hold(lambda count: np.float32(0.25), 9),
     "per_epoch": per_epoch(lambda count: np.float64(0.1), 3),
 }
 
@@ -92,6 +100,10 @@ TORCH = {
     "constant_lr": ("ConstantLR", st.tuples(st.floats(0.01, 1), st.integers(1, 40))),
     "exponential_lr": ("ExponentialLR", st.tuples(st.floats(0.1, 1.1))),
     "cosine_lr": ("CosineAnnealingLR", st.tuples(st.integers(1, 20), st.sampled_from([0.0, 1e-6, 1e-5]))),
+    "cosine_warm_restarts": (
+        "CosineAnnealingWarmRestarts",
+        st.tuples(st.integers(1, 20), st.integers(1, 3), st.sampled_from([0.0, 1e-6])),
+    ),
     "linear": ("LinearLR", st.tuples(st.floats(0.01, 1), st.floats(0, 1), st.integers(1, 40))),
     "polynomial": ("PolynomialLR", st.tuples(st.integers(1, 40), st.floats(0, 3))),
 }
@@ -135,6 +147,7 @@ def test_values_equal_pytorch(torch, name, data, lr):
 def test_defaults_equal_pytorch(torch, name):
     theirs, _ = TORCH[name]
     required = {"step_lr": [3], "multi_step_lr": [[2, 5]], "exponential_lr": [0.9], "cosine_lr": [7]}
+    required["cosine_warm_restarts"] = [7]
     arguments = required.get(name, [])
     expected = torch_values(torch, lambda t, optimizer: getattr(t, theirs)(optimizer, *arguments), 0.1, 20)
     assert values(getattr(schedules, name)(0.1, *arguments), 20) == close(expected, 0.1)
@@ -175,6 +188,38 @@ def test_one_cycle_defaults_equal_pytorch(torch):
 
 
 @DRAWN
+@given(
+    lrs=st.tuples(st.floats(1e-5, 10), st.floats(0, 10)),
+    sizes=st.tuples(st.integers(1, 15), st.none() | st.integers(1, 15)),
+    mode=st.sampled_from(["triangular", "triangular2", "exp_range"]),
+    gamma=st.floats(0.5, 1.0),
+)
+def test_cyclic_equals_pytorch(torch, lrs, sizes, mode, gamma):
+    arguments = lrs[0], sum(lrs), *sizes, mode, gamma
+
+    def make(t, o):
+        return t.CyclicLR(o, *arguments, cycle_momentum=False)
+
+    # PyTorch takes the place within a cycle from ``1 + count / total``, which has lost some digits.
+    assert values(cyclic_lr(*arguments), 60) == pytest.approx(torch_values(torch, make, sum(lrs), 60), rel=1e-12)
+
+
+def test_cyclic_defaults_equal_pytorch(torch):
+    make = lambda t, o: t.CyclicLR(o, 0.1, 0.5, cycle_momentum=False)  # noqa: E731
+    assert values(cyclic_lr(0.1, 0.5), 20) == pytest.approx(torch_values(torch, make, 0.5, 20), rel=1e-12)
+
+
+@DRAWN
+@given(lr=st.floats(1e-5, 10), factor=st.floats(0.01, 1), n=st.integers(1, 20), gamma=st.floats(0.1, 1.1))
+def test_a_product_equals_pytorch(torch, lr, factor, n, gamma):
+    def make(t, o):
+        return t.ChainedScheduler([t.ConstantLR(o, factor, n), t.ExponentialLR(o, gamma)])
+
+    ours = product(constant_lr(1, factor, n), exponential_lr(1, gamma), lr)
+    assert values(ours, 40) == close(torch_values(torch, make, lr, 40), lr)
+
+
+@DRAWN
 @given(lr=st.floats(1e-5, 10), first=st.integers(1, 10), more=st.integers(1, 20), start=st.floats(0.01, 1))
 def test_join_and_warmup_equal_pytorch(torch, lr, first, more, start):
     def make(t, o):
@@ -191,14 +236,14 @@ def test_join_and_warmup_equal_pytorch(torch, lr, first, more, start):
 
 @settings(deadline=None, max_examples=200)
 @given(
-    measured=st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.5, 0.95, 1.0, 1.05, 2.0, math.nan]), max_size=40),
+    measured=st.lists(st.sampled_from([0.0, 0.5, 0.95, 1.0, 1.05, 2.0, math.nan]), max_size=40),
     lr=st.sampled_from([1.0, 0.1, 1e-7]),
     keywords=st.fixed_dictionaries(
         {},
         optional={
             "factor": st.sampled_from([0.1, 0.5]),
             "patience": st.integers(0, 3),
-            "threshold": st.sampled_from([0.0, 0.06, 1.0]),
+            "threshold": st.sampled_from([0.0, 0.06]),
             "threshold_mode": st.sampled_from(["rel", "abs"]),
             "cooldown": st.integers(0, 3),
             "min_lr": st.sampled_from([0.0, 0.03, 5.0]),
@@ -223,6 +268,21 @@ def test_reduce_on_plateau_equals_pytorch(torch, measured, lr, keywords):
         )
 
 
+@DRAWN
+@given(
+    st.lists(st.sampled_from([-2.0, -1.0, -0.99, -0.5, 0.0, 0.5, 0.95, 1.0, 1.05, math.nan, math.inf]), max_size=30),
+    st.sampled_from([0.0, 1e-4, 0.06, 1.0, 2.0]),
+    st.sampled_from(["rel", "abs"]),
+)
+def test_what_is_best_by_falling_is_best_by_rising_with_the_sign_turned(measured, threshold, threshold_mode):
+    keywords = {"patience": 1, "threshold": threshold, "threshold_mode": threshold_mode}
+    low, high = (reduce_on_plateau(1.0, mode=mode, **keywords) for mode in ("min", "max"))
+    one, other = low.init(), high.init()
+    for metric in measured:
+        one, other = low.update(metric, one), high.update(-metric, other)
+        assert one == other._replace(best=-other.best)
+
+
 # Without PyTorch
 
 DEFAULTS = {
@@ -230,6 +290,8 @@ DEFAULTS = {
     multi_step_lr: {"gamma": 0.1},
     constant_lr: {"factor": 1 / 3, "total_iters": 5},
     cosine_lr: {"eta_min": 0.0},
+    cosine_warm_restarts: {"T_mult": 1, "eta_min": 0.0},
+    cyclic_lr: {"step_size_up": 2000, "step_size_down": None, "mode": "triangular", "gamma": 1.0},
     linear: {"start_factor": 1 / 3, "end_factor": 1.0, "total_iters": 5},
     polynomial: {"total_iters": 5, "power": 1.0},
     one_cycle_lr: {
@@ -316,6 +378,14 @@ TABLES = [
     (cosine_lr(1, 2), [1, 0.5, 0, 0.5, 1, 0.5, 0]),
     (cosine_lr(1, 2, 3), [1, 2, 3, 2, 1]),
     (cosine_lr(3, 3, 1), [3, 2.5, 1.5, 1, 1.5, 2.5, 3]),
+    (cosine_warm_restarts(1, 2), [1, 0.5, 1, 0.5, 1]),
+    (cosine_warm_restarts(3, 1, 3, 1), [3, 3, 2.5, 1.5, 3]),
+    (cyclic_lr(1, 5, 2), [1, 3, 5, 3, 1, 3, 5]),
+    (cyclic_lr(1, 5, 1, 2, "triangular2"), [1, 5, 3, 1, 3, 2, 1, 2]),
+    (cyclic_lr(0, 8, 2, 1, "exp_range", 0.5), [0, 2, 2, 0, 0.25, 0.25]),
+    (hold(exponential_lr(8, 0.5), 2), [8, 4, 2, 2, 2]),
+    (hold(3, 0), [3, 3]),
+    (product(2, exponential_lr(4, 0.5)), [8, 4, 2]),
     (linear(15), [5, 7, 9, 11, 13, 15, 15]),
     (linear(1, 1, 0, 2), [1, 0.5, 0, 0]),
     (polynomial(1), [1, 0.8, 0.6, 0.4, 0.2, 0, 0]),
@@ -354,6 +424,10 @@ def test_values_by_hand(schedule, expected):
         ({"patience": 0, "threshold": 0.1, "mode": "max"}, [10, 10.5, 12], [1, 0.5, 0.5]),
         ({"patience": 0, "min_lr": 0.3}, [9, 9, 9, 9], [1, 0.5, 0.3, 0.3]),
         ({"patience": 0, "eps": 0.25}, [9, 9, 9], [1, 0.5, 0.5]),
+        ({"patience": 2}, [-1] * 7, [1, 1, 1, 0.5, 0.5, 0.5, 0.25]),
+        ({"patience": 0}, [-1, -0.99, -1.01], [1, 0.5, 0.5]),
+        ({"patience": 0, "threshold": 0.1, "mode": "max"}, [-10, -9.5, -8.5], [1, 0.5, 0.5]),
+        ({"patience": 0, "threshold": 1}, [9, 8, -1], [1, 0.5, 0.5]),
         ({"patience": 0}, [math.nan, 9, math.nan], [0.5, 0.5, 0.25]),
         ({}, [9] * 12, [1] * 11 + [0.5]),
     ],
@@ -378,6 +452,60 @@ def test_reduce_on_plateau_keeps_nothing_itself():
     assert first.best == 3
 
 
+@pytest.mark.parametrize(
+    ("schedule", "count", "expected"),
+    [
+        (exponential_lr(0.1, 1.01), 10**6, math.inf),
+        (exponential_lr(0, 1.01), 10**6, 0),
+        (exponential_lr(0.1, 1), 10**400, 0.1),
+        (exponential_lr(0.1, 0.5), 10**400, 0),
+        (step_lr(0.1, 1, 10), 400, math.inf),
+        (multi_step_lr(0.1, range(400), 10), 400, math.inf),
+        (cyclic_lr(0.1, 0.5, 2, mode="exp_range", gamma=10), 401, math.inf),
+        (cyclic_lr(0.1, 0.5, 2, mode="triangular2"), 4 * 10**400 + 2, 0.1),
+        (cosine_lr(0.1, 7), 14 * 10**400, 0.1),
+        (cosine_warm_restarts(0.1, 7), 7 * 10**400, 0.1),
+        (cosine_warm_restarts(0.1, 1, 2), 2**400 - 1, 0.1),
+        (linear(0.1, 0.5), 10**400, 0.1),
+        (polynomial(0.1), 10**400, 0),
+        (one_cycle_lr(0.1, 9), 10**400, 0.1 / 25 / 1e4),
+    ],
+)
+def test_no_count_is_too_large(schedule, count, expected):
+    assert schedule(count) == pytest.approx(expected, rel=1e-12)
+
+
+# Epochs
+
+EPOCHS = exponential_lr(8, 0.5)  # 8, 4, 2, …
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (per_epoch(EPOCHS), [8, 8, 8, 4, 4, 4, 2]),
+        (warmup(per_epoch(EPOCHS), 2, 0.5), [4, 6, 8, 8, 8, 4]),
+        (join([1, per_epoch(EPOCHS), 3], [2, 7]), [1, 1, 8, 8, 8, 4, 4, 3, 3]),
+        (product(exponential_lr(1, 0.5), per_epoch(EPOCHS)), [8, 4, 2, 0.5]),
+        (hold(per_epoch(EPOCHS), 3), [8, 8, 8, 4, 4, 4, 4]),
+        (hold(warmup(per_epoch(EPOCHS), 2, 0.5), 5), [4, 6, 8, 8, 8, 4, 4]),
+        (per_epoch(warmup(EPOCHS, 2, 0.5)), [4, 4, 4, 6, 6, 6, 8]),
+    ],
+)
+def test_a_schedule_of_epochs_has_a_rate_once_the_steps_of_an_epoch_are_known(schedule, expected):
+    assert [schedules.rate(schedule, count, 3) for count in range(len(expected))] == expected
+    assert schedule(0) == expected[0]
+    assert type(schedule(np.int64(0))) is float
+    for unknown in (lambda: schedule(1), lambda: schedules.rate(schedule, 0, 0)):
+        with pytest.raises(ValueError, match="^schedule: it counts epochs, but how many steps an epoch has is not known"):
+            unknown()
+    for count, error in ((-1, ValueError), (0.5, TypeError)):
+        with pytest.raises(error, match=f"^count: expected an integer of at least 0, got {count}"):
+            schedule(count)
+    with pytest.raises(ValueError, match="^schedule: expected one that does not count epochs yet"):
+        per_epoch(schedule, 3)
+
+
 RATES = {
     "constant": constant,
     "step_lr": lambda lr: step_lr(lr, 3),
@@ -385,18 +513,25 @@ RATES = {
     "constant_lr": constant_lr,
     "exponential_lr": lambda lr: exponential_lr(lr, 0.9),
     "cosine_lr": lambda lr: cosine_lr(lr, 3),
+    "cosine_warm_restarts": lambda lr: cosine_warm_restarts(lr, 3),
+    "cyclic_lr": lambda lr: cyclic_lr(lr, 1.0),
     "linear": linear,
     "polynomial": polynomial,
     "one_cycle_lr": lambda lr: one_cycle_lr(lr, 3),
     "warmup": lambda lr: warmup(lr, 3),
     "join": lambda lr: join([lr], []),
+    "product": product,
+    "hold": lambda lr: hold(lr, 3),
     "per_epoch": lambda lr: per_epoch(lr, 3),
     "reduce_on_plateau": reduce_on_plateau,
 }
 RATE_NAMES = {
     "one_cycle_lr": "max_lr",
+    "cyclic_lr": "base_lr",
     "warmup": "schedule",
     "join": r"schedules\[0\]",
+    "product": r"schedules\[0\]",
+    "hold": "schedule",
     "per_epoch": "schedule",
     "reduce_on_plateau": "learning_rate",
 }
@@ -432,6 +567,17 @@ def test_learning_rates_that_make_no_sense_are_refused(name):
         (lambda: exponential_lr(1, math.inf), ValueError, "gamma: .*, got inf"),
         (lambda: cosine_lr(1, 0), ValueError, "T_max: .* at least 1, got 0"),
         (lambda: cosine_lr(1, 3, -1), ValueError, "eta_min: .*, got -1"),
+        (lambda: cosine_warm_restarts(1, 0), ValueError, "T_0: .* at least 1, got 0"),
+        (lambda: cosine_warm_restarts(1, 3, 0), ValueError, "T_mult: .* at least 1, got 0"),
+        (lambda: cosine_warm_restarts(1, 3, 1, -1), ValueError, "eta_min: .*, got -1"),
+        (lambda: cyclic_lr(1, 0.5), ValueError, r"max_lr: expected a number in \[1.0, inf\), got 0.5"),
+        (lambda: cyclic_lr(1, 2, 0), ValueError, "step_size_up: .* at least 1, got 0"),
+        (lambda: cyclic_lr(1, 2, 3, 0), ValueError, "step_size_down: .* at least 1, got 0"),
+        (lambda: cyclic_lr(1, 2, mode="square"), ValueError, "mode: expected one of 'triangular', .*, got 'square'"),
+        (lambda: cyclic_lr(1, 2, gamma=0), ValueError, r"gamma: expected a number in \(0, inf\), got 0"),
+        (product, ValueError, "schedules: expected at least one, got none"),
+        (lambda: product(1, "x"), TypeError, r"schedules\[1\]: expected a schedule or a number, got 'x'"),
+        (lambda: hold(1, -1), ValueError, "count: expected an integer of at least 0, got -1"),
         (lambda: linear(1, -0.1), ValueError, "start_factor: .*, got -0.1"),
         (lambda: linear(1, 1, 1.1), ValueError, "end_factor: .*, got 1.1"),
         (lambda: linear(1, total_iters=0), ValueError, "total_iters: .* at least 1, got 0"),
