@@ -6,10 +6,13 @@ pair, and `chain` composes them. The state is a tree, so it can be saved.
 
 The optimizers of PyTorch's names follow PyTorch step by step. `weight_decay` leaves BatchNorm's statistics alone, as
 there: the leaves `mean`, `var` and `count` of one dict. `learning_rate` is a number or a schedule, a function
-from the count of steps made to a number; the last one used is in the state, where `learning_rate` finds it.
+from the count of steps made to a number (`schedules.per_epoch` makes it count epochs); the last one used is in the
+state, where `learning_rate` finds it. A mask or a tree of labels may end early: what it has for a dict or a list
+holds for all leaves below.
 
 Those that divide by the root of squares keep to float32's range: gradients whose squares overflow are clipped, to
 ±10⁻³ √max of their dtype, 1.8e16 for float32, and an `eps` below 1e-19 counts as 1e-19 (1e-37 in `adadelta`).
+float16, whose range holds neither a square nor a small rate, is worked on in float32, in which the state is, too.
 
 All raise TypeError for hyper-parameters that are no numbers, ValueError for those out of range, and ValueError naming
 the path when gradients do not fit the parameters.
@@ -18,16 +21,17 @@ the path when gradients do not fit the parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from math import inf, isfinite
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from fmlp import tree
-from fmlp.checks import given, hinting, number
+from fmlp.checks import given, hinting, integer, number
 from fmlp.checks import schedule as checked_schedule
 from fmlp.recording import asarray, primitive
+from fmlp.schedules import CountsEpochs, rate
 from fmlp.tree import Array, Tree
 
 LearningRate: TypeAlias = float | Callable[[int], float]
@@ -36,9 +40,11 @@ Mask: TypeAlias = Tree | Callable[[Tree], Tree]
 __all__ = [
     "Optimizer",
     "OptimizerState",
+    "ScheduleState",
     "adadelta",
     "adagrad",
     "adam",
+    "adamax",
     "adamw",
     "add_decayed_weights",
     "apply_updates",
@@ -47,14 +53,18 @@ __all__ = [
     "clip_by_global_norm",
     "global_norm",
     "learning_rate",
+    "learning_rates",
     "lion",
     "masked",
     "nadam",
+    "partition",
+    "radam",
     "rmsprop",
     "scale",
     "scale_by_schedule",
     "sgd",
     "with_learning_rate",
+    "with_steps_per_epoch",
 ]
 
 
@@ -68,12 +78,21 @@ class Optimizer(NamedTuple):
 class OptimizerState(NamedTuple):
     """The state of an optimizer: steps made, the learning rate last used, and its vectors by name.
 
+    Where a schedule counts epochs, ``steps_per_epoch`` is beside the vectors, 0 as long as it is not known.
+
     The numbers are NumPy's, since Python numbers would be constants of a plan (`fmlp.jit`).
     """
 
     steps: np.int64
     learning_rate: np.float64
     slots: dict[str, Any]
+
+
+class ScheduleState(NamedTuple):
+    """The state of `scale_by_schedule` where the schedule counts epochs; `steps_per_epoch` is 0 until it is known."""
+
+    steps: np.int64
+    steps_per_epoch: np.int64
 
 
 def apply_updates(params: Tree, updates: Tree) -> Tree:
@@ -206,12 +225,14 @@ def adam(
     eps: float = 1e-8,
     *,
     weight_decay: float = 0.0,
+    amsgrad: bool = False,
 ) -> Optimizer:
     """Adam: ``m ← b₁ m + (1 - b₁) g``, ``v ← b₂ v + (1 - b₂) g²``, update ``-lr m̂ / (√v̂ + eps)``.
 
-    m̂ = m / (1 - b₁ᵗ) and v̂ = v / (1 - b₂ᵗ). `weight_decay` adds ``weight_decay · params`` to the gradient (L2).
+    m̂ = m / (1 - b₁ᵗ) and v̂ = v / (1 - b₂ᵗ), or ``v̂ = max(v₁, …, vₜ) / (1 - b₂ᵗ)`` with `amsgrad`. `weight_decay`
+    adds ``weight_decay · params`` to the gradient (L2).
 
-    Kingma and Ba 2015, arXiv 1412.6980.
+    Kingma and Ba 2015, arXiv 1412.6980; amsgrad: Reddi, Kale and Kumar 2018, arXiv 1904.09237.
 
     >>> optimizer = adam(0.1)
     >>> params = {"w": np.array([1.0, -1.0])}
@@ -219,8 +240,8 @@ def adam(
     >>> apply_updates(params, updates)["w"].round(6)
     array([ 0.9, -0.9])
     """
-    slots = {"mu": 0.0, "nu": 0.0}
-    return _descent(learning_rate, _adam(b1, b2, eps), slots, weight_decay=weight_decay, squares=True)
+    step, slots = _adam(b1, b2, eps, amsgrad)
+    return _descent(learning_rate, step, slots, weight_decay=weight_decay, squares=True)
 
 
 @hinting
@@ -232,16 +253,17 @@ def adamw(
     *,
     weight_decay: float = 1e-2,
     mask: Mask | None = None,
+    amsgrad: bool = False,
 ) -> Optimizer:
     """Adam with decoupled weight decay: update ``-lr (m̂ / (√v̂ + eps) + weight_decay · params)``.
 
     `mask`, a tree of booleans or a function from the parameters to one, says which leaves decay; by default all but
-    BatchNorm's statistics.
+    BatchNorm's statistics. `amsgrad` as in `adam`.
 
     Loshchilov and Hutter 2019, arXiv 1711.05101.
     """
-    slots = {"mu": 0.0, "nu": 0.0}
-    return _descent(learning_rate, _adam(b1, b2, eps), slots, decoupled_decay=weight_decay, mask=mask, squares=True)
+    step, slots = _adam(b1, b2, eps, amsgrad)
+    return _descent(learning_rate, step, slots, decoupled_decay=weight_decay, mask=mask, squares=True)
 
 
 @hinting
@@ -276,6 +298,60 @@ def nadam(
 
     slots, scalars = {"mu": 0.0, "nu": 0.0}, {"mu_product": np.float64(1)}
     return _descent(learning_rate, step, slots, scalars, weight_decay=weight_decay, squares=True)
+
+
+@hinting
+def radam(
+    learning_rate: LearningRate = 1e-3,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    *,
+    weight_decay: float = 0.0,
+) -> Optimizer:
+    """Rectified Adam: update ``-lr r m̂ √(1 - b₂ᵗ) / (√v + eps)`` where ``ρₜ > 5``, else ``-lr m̂``; m, v as in `adam`.
+
+    ρ∞ = 2 / (1 - b₂) - 1, ρₜ = ρ∞ - 2 t b₂ᵗ / (1 - b₂ᵗ) and r² = (ρₜ - 4) (ρₜ - 2) ρ∞ / ((ρ∞ - 4) (ρ∞ - 2) ρₜ).
+
+    Liu et al. 2020, "On the Variance of the Adaptive Learning Rate and Beyond", arXiv 1908.03265.
+    """
+    b1, b2, eps = number("b1", b1, "[0, 1)"), number("b2", b2, "[0, 1)"), _eps(eps)
+    rho_inf = 2 / (1 - b2) - 1
+
+    def step(g: Array, lr: float, t: int, mu: Array, nu: Array) -> Step:
+        m = b1 * mu + (1 - b1) * g
+        v = b2 * nu + (1 - b2) * g * g
+        update = -lr / (1 - b1**t) * m
+        rho = rho_inf - 2 * t * b2**t / (1 - b2**t)
+        if rho > 5:
+            r = _sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+            update *= r * _sqrt(1 - b2**t) / (np.sqrt(v) + eps)
+        return update, {"mu": m, "nu": v}
+
+    return _descent(learning_rate, step, {"mu": 0.0, "nu": 0.0}, weight_decay=weight_decay, squares=True)
+
+
+@hinting
+def adamax(
+    learning_rate: LearningRate = 2e-3,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    *,
+    weight_decay: float = 0.0,
+) -> Optimizer:
+    """Adam by the largest gradient: ``u ← max(b₂ u, |g| + eps)``, update ``-lr m̂ / u``; m̂ as in `adam`.
+
+    Kingma and Ba 2015, arXiv 1412.6980, section 7.1.
+    """
+    b1, b2, eps = number("b1", b1, "[0, 1)"), number("b2", b2, "[0, 1)"), max(number("eps", eps), 1e-37)
+
+    def step(g: Array, lr: float, t: int, mu: Array, inf_norm: Array) -> Step:
+        m = b1 * mu + (1 - b1) * g
+        u = np.maximum(b2 * inf_norm, np.abs(g) + eps)
+        return -lr / (1 - b1**t) * m / u, {"mu": m, "inf_norm": u}
+
+    return _descent(learning_rate, step, {"mu": 0.0, "inf_norm": 0.0}, weight_decay=weight_decay)
 
 
 @hinting
@@ -332,25 +408,35 @@ def chain(*optimizers: Optimizer) -> Optimizer:
 def scale(factor: float) -> Optimizer:
     """Multiply by `factor`."""
     factor = number("factor", factor, "(-inf, inf)")
-    return _stateless(lambda grads, params: tree.map(lambda g: factor * g, grads))
+    return _stateless(lambda grads, params: _scaled(factor, grads))
 
 
 def scale_by_schedule(schedule: Callable[[int], float]) -> Optimizer:
-    """Multiply by ``schedule(count)``; the state is the count of steps made."""
+    """Multiply by ``schedule(count)``; the state is the count of steps made, or a `ScheduleState`."""
     checked_schedule("schedule", schedule, "(-inf, inf)")
 
-    def update(grads: Tree, state: np.int64, params: Tree = None) -> tuple[Tree, np.int64]:
-        count = _number_in(state)
-        factor = _value(schedule, count)
-        return tree.map(lambda g: factor * g, grads), _int64(count + 1)
+    def update(grads: Tree, state: Any, params: Tree = None) -> tuple[Tree, Any]:
+        count, steps_per_epoch = state if isinstance(state, ScheduleState) else (state, np.int64(0))
+        factor = _value(schedule, _number_in(count), _number_in(steps_per_epoch))
+        following = _int64(_number_in(count) + 1)
+        return _scaled(factor, grads), (
+            ScheduleState(following, steps_per_epoch) if isinstance(state, ScheduleState) else following
+        )
 
-    return Optimizer(lambda params: np.int64(0), update)
+    start = ScheduleState(np.int64(0), np.int64(0)) if isinstance(schedule, CountsEpochs) else np.int64(0)
+    return Optimizer(lambda params: start, update)
 
 
 def clip(max_delta: float) -> Optimizer:
     """Clip every number to [-max_delta, max_delta]; infinity becomes NaN, so that it does not pass unnoticed."""
     max_delta = number("max_delta", max_delta)
-    return _stateless(lambda grads, params: tree.map(lambda g: np.clip(g, -max_delta, max_delta) + 0 * g, grads))
+
+    def clipped(g: Array) -> Array:
+        limit = min(max_delta, float(np.finfo(g.dtype).max)) if g.dtype.kind == "f" else max_delta
+        kept: Array = np.clip(g, -limit, limit) + 0 * g
+        return kept
+
+    return _stateless(lambda grads, params: tree.map(lambda g: clipped(asarray(g)), grads))
 
 
 def clip_by_global_norm(max_norm: float) -> Optimizer:
@@ -367,7 +453,7 @@ def clip_by_global_norm(max_norm: float) -> Optimizer:
             norm = global_norm(tree.map(lambda g: g / largest, grads)) if isfinite(largest) else norm
         factor = max_norm / largest / norm if norm > max_norm / largest else 1.0
         with np.errstate(over="ignore"):
-            return tree.map(lambda g: factor * g, grads)
+            return _scaled(factor, grads)
 
     return _stateless(clipped)
 
@@ -389,7 +475,7 @@ def add_decayed_weights(weight_decay: float, mask: Mask | None = None) -> Optimi
     def decayed(grads: Tree, params: Tree) -> Tree:
         _check_decay(params)
         try:
-            return tree.map(lambda g, p: g + weight_decay * p, grads, params)
+            return tree.map(np.add, grads, _scaled(weight_decay, params))
         except ValueError:
             _check_fit("a gradient", grads, params)
             raise
@@ -400,7 +486,8 @@ def add_decayed_weights(weight_decay: float, mask: Mask | None = None) -> Optimi
 def masked(inner: Optimizer, mask: Mask) -> Optimizer:
     """Apply `inner` to the leaves where `mask` is True, and hand the others on as they are.
 
-    `mask` is a tree of booleans like the parameters, or a function from the parameters to one.
+    `mask` is a tree of booleans like the parameters, or a function from the parameters to one; True or False in the
+    place of a dict or a list holds for all leaves below.
 
     >>> only_w = masked(scale(2.0), {"w": True, "b": False})
     >>> params = {"w": np.ones(1), "b": np.ones(1)}
@@ -413,7 +500,7 @@ def masked(inner: Optimizer, mask: Mask) -> Optimizer:
         return None if values is None else tree.map(lambda v, m: v if m else None, values, choice)
 
     def init(params: Tree) -> Any:
-        return inner.init(pick(params, _checked_mask(mask, params)))
+        return inner.init(pick(params, _mask(mask, params)))
 
     def update(grads: Tree, state: Any, params: Tree = None) -> tuple[Tree, Any]:
         choice = _mask(mask, grads if params is None else params)
@@ -425,17 +512,54 @@ def masked(inner: Optimizer, mask: Mask) -> Optimizer:
     return Optimizer(init, update)
 
 
+def partition(optimizers: Mapping[Any, Optimizer], labels: Tree | Callable[[Tree], Tree]) -> Optimizer:
+    """Apply to each leaf the optimizer that its label names. The state is the tuple of the optimizers' states.
+
+    `labels` is a tree of keys of `optimizers` like the parameters, or a function from the parameters to one; a label in
+    the place of a dict or a list holds for all leaves below. ``scale(0.0)`` moves nothing. PyTorch: parameter groups.
+
+    Raises ValueError, naming the leaf, for a label that is no key of `optimizers`.
+
+    >>> optimizer = partition({"fast": sgd(1.0), "frozen": scale(0.0)}, {"dense_0": "frozen", "dense_2": "fast"})
+    >>> params = {"dense_0": {"w": np.ones(1), "b": np.ones(1)}, "dense_2": {"w": np.ones(1), "b": np.ones(1)}}
+    >>> optimizer.update(params, optimizer.init(params), params)[0]["dense_2"]
+    {'w': array([-1.]), 'b': array([-1.])}
+    """
+    if not isinstance(optimizers, Mapping):
+        raise TypeError(f"optimizers: expected a dict from labels to optimizers, got {given(optimizers)}")
+    for label, optimizer in optimizers.items():
+        check_optimizer(f"optimizers[{label!r}]", optimizer)
+
+    def labelled(label: Any) -> Callable[[Tree], Tree]:
+        return lambda params: tree.map(lambda own: own == label, _spread("labels", labels, params, expected, known))
+
+    def known(label: Any) -> bool:
+        return isinstance(label, Hashable) and label in optimizers
+
+    expected = f"one of {', '.join(map(repr, optimizers))}"
+    return chain(*(masked(optimizer, labelled(label)) for label, optimizer in optimizers.items()))
+
+
 def learning_rate(state: Any) -> float | None:
     """Return the learning rate last used, or first to be used, by the optimizer whose state this is; None without one.
+
+    Of several, as of a `chain`, it is the first; `learning_rates` lists all.
 
     >>> learning_rate(chain(clip(1.0), adam(0.01)).init({"w": np.zeros(2)}))
     0.01
     """
-    if isinstance(state, OptimizerState):
-        return float(state.learning_rate)
-    if isinstance(state, list | tuple):
-        return next((lr for lr in map(learning_rate, state) if lr is not None), None)
-    return None
+    return next(iter(learning_rates(state)), None)
+
+
+def learning_rates(state: Any) -> list[float]:
+    """List the learning rates of all optimizers in a state, as of a `chain` or a `partition`.
+
+    >>> learning_rates(chain(sgd(0.1), clip(1.0), adam(0.01)).init({"w": np.zeros(2)}))
+    [0.1, 0.01]
+    """
+    rates: list[float] = []
+    _map_states(lambda s: rates.append(float(s.learning_rate)) if isinstance(s, OptimizerState) else None, state)
+    return rates
 
 
 def with_learning_rate(state: Any, value: float) -> Any:
@@ -445,10 +569,55 @@ def with_learning_rate(state: Any, value: float) -> Any:
     0.05
     """
     value = number("value", value)
-    if isinstance(state, OptimizerState):
-        return state._replace(learning_rate=np.float64(value))
-    if isinstance(state, tuple):
-        return tuple(with_learning_rate(s, value) for s in state)
+    return _map_states(lambda s: s._replace(learning_rate=np.float64(value)) if isinstance(s, OptimizerState) else s, state)
+
+
+def with_steps_per_epoch(state: Any, steps_per_epoch: int | None) -> Any:
+    """Return a copy of the state in which schedules that count epochs know how many steps an epoch has.
+
+    `fit` calls it with the number of its batches; see `schedules.per_epoch`. A state without such a schedule comes back
+    as it is. None stands for an unknown number: then, and where steps were made in epochs of another length, such a
+    schedule raises ValueError.
+
+    >>> from fmlp import schedules
+    >>> optimizer = sgd(schedules.per_epoch(schedules.exponential_lr(1.0, gamma=0.5)))
+    >>> params = {"w": np.zeros(2)}
+    >>> state = with_steps_per_epoch(optimizer.init(params), 3)
+    >>> for _ in range(4):
+    ...     _, state = optimizer.update(params, state, params)
+    >>> learning_rate(state)
+    0.5
+    """
+    if steps_per_epoch is not None:
+        steps_per_epoch = integer("steps_per_epoch", steps_per_epoch, 1)
+
+    def told(s: Any) -> Any:
+        known = s.slots.get("steps_per_epoch") if isinstance(s, OptimizerState) else s.steps_per_epoch
+        if known is None:
+            return s
+        if steps_per_epoch is None:
+            raise ValueError("steps_per_epoch: a schedule counts epochs, but how many steps an epoch has is not known")
+        if int(s.steps) and int(known) != steps_per_epoch:
+            raise ValueError(
+                f"steps_per_epoch: expected {int(known)}, as in the {int(s.steps)} steps made so far, got "
+                f"{steps_per_epoch}; a schedule that counts epochs needs epochs of one length"
+            )
+        if isinstance(s, OptimizerState):
+            return s._replace(slots=s.slots | {"steps_per_epoch": np.int64(steps_per_epoch)})
+        return s._replace(steps_per_epoch=np.int64(steps_per_epoch))
+
+    return _map_states(told, state)
+
+
+def _map_states(f: Callable[[Any], Any], state: Any) -> Any:
+    """Return a copy of a state with ``f(s)`` in the place of each optimizer's own s."""
+    if isinstance(state, OptimizerState | ScheduleState):
+        return f(state)
+    if isinstance(state, dict):
+        return {name: _map_states(f, child) for name, child in state.items()}
+    if isinstance(state, list | tuple):
+        children = [_map_states(f, child) for child in state]
+        return type(state)(*children) if hasattr(state, "_fields") else type(state)(children)
     return state
 
 
@@ -492,7 +661,7 @@ def _descent(
     names = {*(slots or {}), *(scalars or {})}
 
     def init(params: Tree) -> OptimizerState:
-        p, _ = tree.ravel(params)
+        p = _wide(tree.ravel(params)[0])
         for path, leaf in zip(tree.paths(params), tree.leaves(params), strict=True):
             if np.asarray(leaf).dtype.kind != "f":
                 hint = "; init returns (shape, params)" if isinstance(params, tuple) and len(params) == 2 else ""
@@ -500,8 +669,10 @@ def _descent(
                 raise TypeError(f"params: expected floating-point numbers, got {given(leaf)}{where}{hint}")
         initial: dict[str, Any] = {name: np.full_like(p, value) for name, value in (slots or {}).items()}
         initial |= scalars or {}
+        if isinstance(learning_rate, CountsEpochs):
+            initial["steps_per_epoch"] = np.int64(0)
         if weight_decay or decoupled_decay:
-            choice = _checked_mask(_learned if mask is None else mask, params)
+            choice = _mask(_learned if mask is None else mask, params)
             if not all(tree.leaves(choice)):
                 decays = tree.map(lambda leaf, m: np.full(np.shape(leaf), m, p.dtype), params, choice)
                 initial["decays"], _ = tree.ravel(decays)
@@ -511,17 +682,19 @@ def _descent(
     def update(grads: Tree, state: OptimizerState, params: Tree = None) -> tuple[Tree, OptimizerState]:
         if not isinstance(state, OptimizerState):
             raise TypeError(f"state: expected an OptimizerState, as init makes it, got {given(state)}")
-        count = _number_in(state.steps)
-        lr = _rate(learning_rate, count, _number_in(state.learning_rate))
-        g, unravel = tree.ravel(grads)
-        slots = dict(state.slots)
+        count, slots = _number_in(state.steps), dict(state.slots)
+        steps_per_epoch = _number_in(slots.get("steps_per_epoch", 0))
+        lr = _rate(learning_rate, count, _number_in(state.learning_rate), steps_per_epoch)
+        vector, unravel = tree.ravel(grads)
+        g = _wide(vector)
         if count == 0:
             _check_fit("a gradient", grads, params)
         for name, slot in slots.items():
             if np.ndim(slot) and slot.shape != g.shape:
                 _check_fit("a gradient", grads, params)
                 raise ValueError(f"state: {name} holds {slot.size} numbers, the gradients are {g.size}")
-        decays = slots.pop("decays", None)
+        kept = {name: slots.pop(name) for name in ("decays", "steps_per_epoch") if name in slots}
+        decays = kept.get("decays")
 
         def decayed(decay: float) -> Array:
             p = _vector_like(grads, g, params)
@@ -542,16 +715,15 @@ def _descent(
         except FloatingPointError:
             if not squares:
                 raise
-            g, _ = tree.ravel(grads)
+            g = _wide(tree.ravel(grads)[0])
             if weight_decay:
                 g += decayed(weight_decay)
             with np.errstate(over="ignore"):
                 updates, slots = step(_clipped_to_square(g), lr, count + 1, **slots)
         if decoupled_decay:
             updates -= decayed(lr * decoupled_decay)
-        if decays is not None:
-            slots["decays"] = decays
-        return unravel(updates), OptimizerState(_int64(count + 1), _float64(lr), slots)
+        updates = updates.astype(vector.dtype, copy=False)
+        return unravel(updates), OptimizerState(_int64(count + 1), _float64(lr), slots | kept)
 
     return Optimizer(init, update)
 
@@ -563,15 +735,15 @@ def _number_in(x: Any) -> Any:
 
 
 @primitive
-def _rate(learning_rate: LearningRate, count: int, last: float) -> float:
+def _rate(learning_rate: LearningRate, count: int, last: float, steps_per_epoch: int) -> float:
     """Return the rate of this step, that of the last one unless there is a schedule."""
-    lr = learning_rate(count) if callable(learning_rate) else last
+    lr = rate(learning_rate, count, steps_per_epoch) if callable(learning_rate) else last
     return lr if type(lr) is float and 0 <= lr < inf else number(f"learning_rate({count})", lr)
 
 
 @primitive
-def _value(schedule: Callable[[int], float], count: int) -> float:
-    return float(schedule(count))
+def _value(schedule: Callable[[int], float], count: int, steps_per_epoch: int) -> float:
+    return float(rate(schedule, count, steps_per_epoch))
 
 
 _sqrt, _int64, _float64 = primitive(math.sqrt), primitive(np.int64), primitive(np.float64)
@@ -595,28 +767,31 @@ def _eps(eps: float) -> float:
     return max(number("eps", eps), 1e-19)
 
 
-def _adam(b1: float, b2: float, eps: float) -> Callable[..., Step]:
+def _adam(b1: float, b2: float, eps: float, amsgrad: bool) -> tuple[Callable[..., Step], dict[str, float]]:
     b1, b2, eps = number("b1", b1, "[0, 1)"), number("b2", b2, "[0, 1)"), _eps(eps)
 
     # In the state are the sums Σ b₁ᵗ⁻ⁱ gᵢ and Σ b₂ᵗ⁻ⁱ gᵢ²: divided by the sums of their weights they are m̂ and v̂.
-    def step(g: Array, lr: float, t: int, mu: Array, nu: Array) -> Step:
+    def step(g: Array, lr: float, t: int, mu: Array, nu: Array, nu_max: Array | None = None) -> Step:
         weights_m, weights_v = ((1 - b**t) / (1 - b) for b in (b1, b2))
         m = mu * b1
         m += g
         v = nu * b2
         v += np.multiply(g, g, out=g)
-        update = np.sqrt(v, out=g)
+        slots = {"mu": m, "nu": v}
+        if nu_max is not None:  # in PyTorch's words the largest v, before v̂ is made of it
+            slots["nu_max"] = np.maximum(nu_max, (1 - b2) * v)
+        update = np.sqrt(v if nu_max is None else slots["nu_max"] / (1 - b2), out=g)
         update += eps * _sqrt(weights_v)
         np.divide(m, update, out=update)
         update *= -lr * _sqrt(weights_v) / weights_m
-        return update, {"mu": m, "nu": v}
+        return update, slots
 
-    return step
+    return step, dict.fromkeys(["mu", "nu", *["nu_max"] * amsgrad], 0.0)
 
 
 def _vector_like(grads: Tree, g: Array, params: Tree) -> Array:
     _check_decay(params)
-    p, _ = tree.ravel(params)
+    p = _wide(tree.ravel(params)[0])
     if p.shape != g.shape:
         _check_fit("a gradient", grads, params)
     return p
@@ -637,6 +812,29 @@ def _check_fit(what: str, values: Tree, params: Tree) -> None:
             raise ValueError(f"{path or 'params'}: expected {what} of shape {np.shape(p)}, got {np.shape(v)}")
 
 
+def _wide(g: Array) -> Array:
+    """Return float16 as float32: the squares of most of its numbers are 0 or infinite, and so are usual rates."""
+    return g.astype(np.float32) if g.dtype == np.float16 else g
+def _scaled(factor: float, values: Tree) -> Tree:
+    """Multiply the leaves, in float64 where the factor is too small or too large for their dtype."""
+    dtypes = {asarray(leaf).dtype for leaf in tree.leaves(values)}
+    wide = {dtype for dtype in dtypes if dtype.kind == "f" and _out_of_range(factor, dtype)}
+
+    def times(leaf: Any) -> Any:
+        dtype = asarray(leaf).dtype
+        return np.multiply(factor, leaf, dtype=np.float64).astype(dtype) if dtype in wide else factor * leaf
+
+    return tree.map(times, values)
+
+
+@primitive
+def _out_of_range(factor: float, dtype: np.dtype[Any]) -> bool:
+    limits = np.finfo(dtype)
+    return factor != 0 and dtype.itemsize < 8 and not float(limits.tiny) <= abs(factor) <= float(limits.max)
+
+
+
+
 def _stateless(f: Callable[[Tree, Tree], Tree]) -> Optimizer:
     return Optimizer(lambda params: (), lambda grads, state, params=None: (f(grads, params), state))
 
@@ -651,21 +849,21 @@ def _learned(params: Tree) -> Tree:
 
 
 def _mask(mask: Mask, params: Tree) -> Tree:
-    return mask(params) if callable(mask) else mask
+    return _spread("mask", mask, params, "True or False", lambda value: isinstance(value, bool | np.bool_))
 
 
-def _checked_mask(mask: Mask, params: Tree) -> Tree:
-    choice = _mask(mask, params)
+def _spread(name: str, values: Tree, params: Tree, expected: str, fits: Callable[[Any], bool]) -> Tree:
+    """Return values for all leaves of `params`, given as a tree that may end early or a function to one."""
+    values = values(params) if callable(values) else values
     try:
-        tree.map(_check_choice, params, choice)
+        spread = tree.broadcast(values, params)
     except ValueError as error:
-        raise ValueError(f"mask: {error}") from None
-    return choice
-
-
-def _check_choice(leaf: Any, choice: Any) -> None:
-    if not isinstance(choice, bool | np.bool_):
-        raise TypeError(f"mask: expected True or False for each leaf, got {given(choice)}")
+        raise ValueError(f"{name}: {error}") from None
+    for i, value in enumerate(tree.leaves(spread)):
+        if not fits(value):
+            wrong = ValueError if name == "labels" else TypeError
+            raise wrong(f"{name}: expected {expected} for each leaf, got {given(value)} in {tree.paths(spread)[i]}")
+    return spread
 
 
 def check_optimizer(name: str, optimizer: Any) -> None:

@@ -128,8 +128,9 @@ def cosine_lr(lr: float, T_max: int, eta_min: float = 0.0) -> Schedule:  # noqa:
     """Go from `lr` down to `eta_min` in `T_max` counts, along half a cosine.
 
     ``eta_min + (lr - eta_min) · (1 + cos(π · count / T_max)) / 2``. Beyond `T_max` the cosine goes on: back
-    up to `lr` at ``2 · T_max``, and so forth; ``hold(cosine_lr(lr, T_max), T_max)`` stays at `eta_min`. Loshchilov and Hutter 2017, "SGDR: Stochastic Gradient Descent
-    with Warm Restarts", arXiv 1608.03983, without the restarts. PyTorch: CosineAnnealingLR.
+    up to `lr` at ``2 · T_max``, and so forth; ``hold(cosine_lr(lr, T_max), T_max)`` stays at `eta_min`.
+    Loshchilov and Hutter 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts", arXiv 1608.03983, without
+    the restarts. PyTorch: CosineAnnealingLR.
 
     Raises ValueError unless ``T_max ≥ 1`` and `eta_min` is finite and at least 0.
 

@@ -20,7 +20,7 @@ from fmlp.recording import asarray, primitive
 Array = npt.NDArray[Any]
 Tree = Any
 
-__all__ = ["Array", "Tree", "cast", "leaves", "map", "paths", "ravel", "size", "unflatten"]
+__all__ = ["Array", "Tree", "broadcast", "cast", "leaves", "map", "paths", "ravel", "size", "unflatten"]
 
 
 @overload
@@ -52,15 +52,15 @@ def _map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
             return {
                 key: f(child, mate)
                 if type(mate := other[key]) is np.ndarray and type(child) is np.ndarray
-                else _at(key, f, child, mate)
+                else _at(key, _map, f, child, mate)
                 for key, child in tree.items()
             }
-        return {key: _at(key, f, child, *[other[key] for other in rest]) for key, child in tree.items()}
+        return {key: _at(key, _map, f, child, *[other[key] for other in rest]) for key, child in tree.items()}
     if isinstance(tree, (list, tuple)):
         for other in rest:
             if type(other) is not type(tree) or len(other) != len(tree):
                 raise _mismatch(tree, other)
-        children = [_at(i, f, *parts) for i, parts in enumerate(zip(tree, *rest, strict=True))]
+        children = [_at(i, _map, f, *parts) for i, parts in enumerate(zip(tree, *rest, strict=True))]
         return _rebuild(tree, children)
     for other in rest:
         if (other is None) != (tree is None) or isinstance(other, (dict, list, tuple)):
@@ -100,6 +100,31 @@ def named_leaves(tree: Tree) -> Iterator[tuple[str, Any]]:
     """Yield each leaf with its path, which is "the only leaf" where it has none."""
     for path, leaf in zip(paths(tree), leaves(tree), strict=True):
         yield path or "the only leaf", leaf
+
+
+def broadcast(prefix: Tree, tree: Tree) -> Tree:
+    """Spread the leaves of `prefix`, a tree that may end early, over all leaves of `tree` below them.
+
+    Where `tree` has None the result has None, whatever `prefix` has there. Raises ValueError where the structures
+    differ otherwise, and names the path.
+
+    >>> broadcast({"dense": True, "norm": [False, True]}, {"dense": {"w": 1, "b": 2}, "norm": [3, None]})
+    {'dense': {'w': True, 'b': True}, 'norm': [False, None]}
+    """
+    if tree is None:
+        return None
+    if isinstance(prefix, dict):
+        if not isinstance(tree, dict) or prefix.keys() != tree.keys():
+            raise _mismatch(tree, prefix)
+        return {key: _at(key, broadcast, prefix[key], child) for key, child in tree.items()}
+    if isinstance(prefix, (list, tuple)):
+        if type(prefix) is not type(tree) or len(prefix) != len(tree):
+            raise _mismatch(tree, prefix)
+        pairs = zip(prefix, tree, strict=True)
+        return _rebuild(tree, [_at(i, broadcast, part, child) for i, (part, child) in enumerate(pairs)])
+    if prefix is None:
+        raise _mismatch(tree, prefix)
+    return _map(lambda leaf: prefix, tree)
 
 
 def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
@@ -289,8 +314,8 @@ def _describe(tree: Tree) -> str:
     return "None" if tree is None else "a leaf"
 
 
-def _at(key: Any, f: Callable[..., Any], *trees: Tree) -> Tree:
+def _at(key: Any, walk: Callable[..., Tree], *args: Any) -> Tree:
     try:
-        return _map(f, *trees)
+        return walk(*args)
     except _MismatchError as error:
         raise _MismatchError(f"{key}/{error.path}".rstrip("/"), error.what) from None

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -32,7 +33,13 @@ MODES = {
     "rmsprop both": functools.partial(optim.rmsprop, 0.01, momentum=0.5, centered=True),
     "adam": functools.partial(optim.adam, 0.02),
     "adam betas": functools.partial(optim.adam, 0.02, 0.8, 0.95, 1e-4),
+    "adam amsgrad": functools.partial(optim.adam, 0.02, 0.8, 0.95, amsgrad=True),
     "adamw": functools.partial(optim.adamw, 0.02),
+    "adamw amsgrad": functools.partial(optim.adamw, 0.02, 0.8, 0.95, amsgrad=True),
+    "radam": functools.partial(optim.radam, 0.02),
+    "radam betas": functools.partial(optim.radam, 0.02, 0.8, 0.95, 1e-4),
+    "adamax": functools.partial(optim.adamax, 0.02),
+    "adamax betas": functools.partial(optim.adamax, 0.02, 0.8, 0.95, 1e-4),
     "nadam": functools.partial(optim.nadam, 0.02),
     "nadam decay": functools.partial(optim.nadam, 0.02, 0.8, 0.95, momentum_decay=0.1),
     "lion": functools.partial(optim.lion, 0.01),
@@ -95,7 +102,7 @@ def test_every_optimizer_has_a_mode():
 # ----------------------------------------------------------------------------------------- PyTorch
 
 TORCH = {"sgd": "SGD", "adagrad": "Adagrad", "adadelta": "Adadelta", "rmsprop": "RMSprop"}
-TORCH |= {"adam": "Adam", "adamw": "AdamW", "nadam": "NAdam"}
+TORCH |= {"adam": "Adam", "adamw": "AdamW", "nadam": "NAdam", "radam": "RAdam", "adamax": "Adamax"}
 
 
 @pytest.fixture(scope="module")
@@ -189,10 +196,28 @@ def rmsprop(p, g, s, t, lr=0.01, alpha=0.99, eps=1e-8, momentum=0.0, centered=Fa
     return p - lr * s["b"]
 
 
-def adam(p, g, s, t, lr=0.02, b1=0.9, b2=0.999, eps=1e-8, decay=0.0):
+def adam(p, g, s, t, lr=0.02, b1=0.9, b2=0.999, eps=1e-8, decay=0.0, amsgrad=False):
     s["m"] = b1 * s.get("m", 0) + (1 - b1) * g
     s["v"] = b2 * s.get("v", 0) + (1 - b2) * g**2
-    return p - lr * (s["m"] / (1 - b1**t) / ((s["v"] / (1 - b2**t)) ** 0.5 + eps) + decay * p)
+    s["most"] = np.maximum(s.get("most", 0), s["v"]) if amsgrad else s["v"]
+    return p - lr * (s["m"] / (1 - b1**t) / ((s["most"] / (1 - b2**t)) ** 0.5 + eps) + decay * p)
+
+
+def radam(p, g, s, t, lr=0.02, b1=0.9, b2=0.999, eps=1e-8):
+    s["m"] = b1 * s.get("m", 0) + (1 - b1) * g
+    s["v"] = b2 * s.get("v", 0) + (1 - b2) * g**2
+    m, most = s["m"] / (1 - b1**t), 2 / (1 - b2) - 1
+    rho = most - 2 * t * b2**t / (1 - b2**t)
+    if rho <= 5:
+        return p - lr * m
+    r = ((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho)) ** 0.5
+    return p - lr * m * r * (1 - b2**t) ** 0.5 / (s["v"] ** 0.5 + eps)
+
+
+def adamax(p, g, s, t, lr=0.02, b1=0.9, b2=0.999, eps=1e-8):
+    s["m"] = b1 * s.get("m", 0) + (1 - b1) * g
+    s["u"] = np.maximum(b2 * s.get("u", 0), abs(g) + eps)
+    return p - lr * s["m"] / (1 - b1**t) / s["u"]
 
 
 def nadam(p, g, s, t, lr=0.02, b1=0.9, b2=0.999, eps=1e-8, psi=0.004):
@@ -225,7 +250,13 @@ PAPERS = {
     "rmsprop both": functools.partial(rmsprop, momentum=0.5, centered=True),
     "adam": adam,
     "adam betas": functools.partial(adam, b1=0.8, b2=0.95, eps=1e-4),
+    "adam amsgrad": functools.partial(adam, b1=0.8, b2=0.95, amsgrad=True),
     "adamw": adam,
+    "adamw amsgrad": functools.partial(adam, b1=0.8, b2=0.95, amsgrad=True),
+    "radam": radam,
+    "radam betas": functools.partial(radam, b1=0.8, b2=0.95, eps=1e-4),
+    "adamax": adamax,
+    "adamax betas": functools.partial(adamax, b1=0.8, b2=0.95, eps=1e-4),
     "nadam": nadam,
     "nadam decay": functools.partial(nadam, b1=0.8, b2=0.95, psi=0.1),
     "lion": lion,
@@ -238,7 +269,7 @@ PAPERS = {
 @given(seed=st.integers(0, 2**32))
 def test_two_hundred_steps_equal_the_paper(mode, weight_decay, seed):
     params, gradient = problem(seed)
-    decoupled = mode in ("adamw", "lion")
+    decoupled = mode.split()[0] in ("adamw", "lion")
     step = functools.partial(PAPERS[mode], decay=weight_decay) if decoupled else PAPERS[mode]
     expected, slots = params, [{} for _ in tree.leaves(params)]
     for t in range(STEPS):
@@ -393,6 +424,62 @@ def test_masks_reach_the_leaves_they_name(mask):
     assert_same_bits(apply(optim.add_decayed_weights(0.5), grads, params)["b"], grads["b"] + 0.5 * params["b"])
 
 
+@pytest.mark.parametrize("mask", [MASK, {"a": [True, False], "b": False}, {"a": [True, (False,)], "b": np.False_}])
+def test_a_mask_may_end_early(mask):
+    params, gradient = problem(6)
+    grads = gradient(params)
+    for make in (functools.partial(optim.adamw, weight_decay=0.5), optim.add_decayed_weights):
+        piece = make(mask=mask) if make is not optim.add_decayed_weights else make(0.5, mask)
+        full = make(mask=MASK) if make is not optim.add_decayed_weights else make(0.5, MASK)
+        assert_same_bits(apply(piece, grads, params), apply(full, grads, params))
+    assert_same_bits(apply(optim.masked(optim.scale(2.0), mask), grads, params)["b"], grads["b"])
+    assert_same_bits(apply(optim.masked(optim.scale(2.0), True), grads), apply(optim.scale(2.0), grads))
+
+
+OUTER = {"a": [True, (True,)], "b": False}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        functools.partial(optim.adamw, 0.1),
+        functools.partial(optim.lion, 0.1),
+        functools.partial(optim.add_decayed_weights, 0.5),
+        lambda mask: optim.masked(optim.scale(3.0), mask),
+        lambda mask: optim.chain(optim.clip(1.0), optim.masked(optim.adam(0.1), mask)),
+        lambda mask: optim.partition({True: optim.adam(0.1), False: optim.scale(0.0)}, mask),
+    ],
+)
+@pytest.mark.parametrize("inner", [MASK, {"a": [True, False], "b": True}, {"a": [False, (True,)], "b": None}])
+def test_where_a_mask_is_false_the_masks_within_do_not_matter(make, inner):
+    params, gradient = problem(6)
+    grads = gradient(params)
+    updates = apply(optim.masked(make(mask=inner), OUTER), grads, params)
+    assert_same_bits(updates["b"], grads["b"])
+    assert_same_bits(updates["a"], apply(make(mask=inner["a"]), grads["a"], params["a"]))
+
+
+LABELS = {"a": ["slow", ("fast",)], "b": "slow"}
+
+
+@pytest.mark.parametrize("labels", [LABELS, {"a": ["slow", "fast"], "b": "slow"}, lambda params: LABELS])
+def test_a_partition_is_each_optimizer_on_its_leaves(labels):
+    params, gradient = problem(7)
+    fast, slow = optim.adam(0.5, weight_decay=0.1), optim.sgd(0.01, 0.9)
+    both, state = run(optim.partition({"fast": fast, "slow": slow}, labels), params, gradient, 5)
+
+    def alone(optimizer, pick, back):
+        return run(optimizer, pick(params), lambda p, t: pick(gradient(back(p), t)), 5)[0]
+
+    expected_fast = alone(fast, lambda p: p["a"][1], lambda p: {"b": params["b"], "a": [params["a"][0], p]})
+    expected_slow = alone(
+        slow, lambda p: {"b": p["b"], "a": p["a"][0]}, lambda p: {"b": p["b"], "a": [p["a"], params["a"][1]]}
+    )
+    assert_same_bits(both["a"][1], expected_fast)
+    assert_same_bits({"b": both["b"], "a": both["a"][0]}, expected_slow)
+    assert optim.learning_rates(state) == [0.5, 0.01]
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -417,6 +504,45 @@ def test_updates_keep_the_dtype_of_the_parameters():
     moved = optim.apply_updates(params, updates)
     assert [leaf.dtype for leaf in tree.leaves(moved)] == [np.float64, np.float32, np.float32]
     assert all(isinstance(leaf, np.ndarray) for leaf in tree.leaves(moved))
+
+
+@EVERY
+@DECAY
+def test_half_precision_is_worked_on_in_single(mode, weight_decay):
+    """eps, usual rates and the squares of most of its numbers are 0 in float16, or infinite."""
+    params, gradient = problem(12, np.float16)
+    optimizer = MODES[mode](weight_decay=weight_decay)
+    zeros = tree.map(np.zeros_like, params)
+    for grads in (zeros, tree.map(lambda g: np.float16(6e-8) * np.sign(g), gradient(params)), gradient(params)):
+        updates, state = optimizer.update(grads, optimizer.init(params), params)
+        single = [tree.cast(t, np.float32) for t in (grads, params)]
+        expected, _ = optimizer.update(single[0], optimizer.init(single[1]), single[1])
+        assert_same_bits(updates, tree.cast(expected, np.float16))
+        assert {s.dtype for s in state.slots.values() if np.ndim(s)} <= {np.dtype(np.float32)}
+    assert all(np.isfinite(leaf).all() for leaf in tree.leaves(run(optimizer, params, gradient, 50)))
+
+
+@pytest.mark.parametrize(
+    ("piece", "g", "expected"),
+    [
+        (optim.scale(1e-8), np.float16(6e4), np.float16(6e-4)),
+        (optim.scale(1e5), np.float16(1e-3), np.float16(100)),
+        (optim.scale(1e-46), np.float32(1e30), np.float32(1e-16)),
+        (optim.scale_by_schedule(lambda count: 1e-8), np.float16(6e4), np.float16(6e-4)),
+        (optim.clip_by_global_norm(1e-4), np.full(9, 6e4, np.float16), np.full(9, 1e-4 / 3, np.float16)),
+        (optim.clip_by_global_norm(1e-8), np.float32(1e38), np.float32(1e-8)),
+        (optim.clip(1e6), np.full(9, 6e4, np.float16), np.full(9, 6e4, np.float16)),
+    ],
+)
+def test_factors_out_of_the_range_of_the_dtype(piece, g, expected):
+    updates = apply(piece, g)
+    assert np.asarray(updates).dtype == g.dtype
+    np.testing.assert_allclose(updates, expected, rtol=2e-3 if g.dtype == np.float16 else 2e-7)
+
+
+def test_a_decay_out_of_the_range_of_the_dtype():
+    updates = apply(optim.add_decayed_weights(1e-8), np.zeros(2, np.float16), np.full(2, 6e4, np.float16))
+    np.testing.assert_allclose(updates, 6e-4, rtol=2e-3)
 
 
 def test_the_global_norm_is_that_of_one_vector():
@@ -499,6 +625,58 @@ def test_learning_rates_are_read_and_set_wherever_they_are():
     scheduled = optim.sgd(lambda count: 0.25)
     state = optim.with_learning_rate(scheduled.init(params), 9.0)
     assert optim.learning_rate(scheduled.update(gradient(params), state, params)[1]) == 0.25
+
+
+class Wrapped(NamedTuple):
+    """The state of an optimizer of one's own."""
+
+    inner: dict
+
+
+def test_a_rate_is_set_within_states_of_ones_own():
+    inner = optim.adam(0.1).init(W)
+    state = optim.with_learning_rate(Wrapped({"adam": [inner, None]}), 0.5)
+    assert type(state) is Wrapped
+    assert optim.learning_rates(state) == [0.5]
+    assert_same_bits(optim.with_learning_rate(state, 0.1).inner["adam"][0], inner)
+
+
+HALVED = schedules.per_epoch(schedules.exponential_lr(1.0, 0.5))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        optim.sgd,
+        lambda s: optim.chain(optim.clip(9.0), optim.masked(optim.chain(optim.sgd(s)), True)),
+        lambda s: optim.partition({0: optim.sgd(s), 1: optim.scale(3.0)}, 0),
+        lambda s: optim.chain(optim.scale(-1.0), optim.scale_by_schedule(s)),
+    ],
+)
+def test_a_schedule_of_epochs_is_followed_once_the_steps_of_an_epoch_are_told(make, tmp_path):
+    optimizer, grads = make(schedules.warmup(HALVED, 1, 0.5)), {"w": np.ones(1)}
+    fresh = optimizer.init(grads)
+    for wrong in (lambda: optimizer.update(grads, fresh), lambda: optim.with_steps_per_epoch(fresh, None)):
+        with pytest.raises(ValueError, match="counts epochs, but how many steps an epoch has is not known"):
+            wrong()
+    state, rates = optim.with_steps_per_epoch(optim.with_steps_per_epoch(fresh, 7), 2), []
+    for _ in range(6):
+        updates, state = optimizer.update(grads, state)
+        rates.append(-float(updates["w"][0]))
+        fmlp.save(tmp_path / "state.npz", state)
+        state = fmlp.load(tmp_path / "state.npz", like=fresh)
+    assert rates == [0.5, 1, 1, 0.5, 0.5, 0.25]
+    assert_same_bits(optim.with_steps_per_epoch(state, 2), state)
+    with pytest.raises(ValueError, match=r"^steps_per_epoch: expected 2, as in the 6 steps made so far, got 3"):
+        optim.with_steps_per_epoch(state, 3)
+    with pytest.raises(ValueError, match=r"^steps_per_epoch: expected an integer of at least 1, got 0"):
+        optim.with_steps_per_epoch(fresh, 0)
+
+
+def test_what_counts_steps_need_not_know_the_steps_of_an_epoch():
+    state = optim.chain(optim.adam(schedules.linear(0.1)), optim.scale_by_schedule(sqrt)).init(W)
+    for steps in (None, 3):
+        assert_same_bits(optim.with_steps_per_epoch(state, steps), state)
 
 
 # ----------------------------------------------------------------------------------------- errors
@@ -586,6 +764,17 @@ NO_TREE = {"w": True}
             TypeError,
             "^inner: expected an optimizer, .* got the function sgd",
         ),
+        (lambda: optim.adamax(b1=1), ValueError, "^b1: .* got 1"),
+        (lambda: optim.radam(b2=1), ValueError, "^b2: .* got 1"),
+        (lambda: optim.partition([optim.sgd()], 0), TypeError, "^optimizers: expected a dict from labels to optimizers"),
+        (lambda: optim.partition({"w": optim.sgd}, "w"), TypeError, r"^optimizers\['w'\]: expected an optimizer, .* sgd"),
+        (
+            lambda: apply(optim.partition({"w": optim.sgd(), "v": optim.sgd()}, {"w": "w", "b": "x"}), W),
+            ValueError,
+            "^labels: expected one of 'w', 'v' for each leaf, got 'x' in b",
+        ),
+        (lambda: apply(optim.masked(optim.clip(1), {"w": True, "b": 1}), W), TypeError, "^mask: .* got 1 in b"),
+        (lambda: apply(optim.masked(optim.clip(1), {"w": True, "b": None}), W), ValueError, "^mask: b: .* got None"),
         (lambda: apply(optim.adamw(), W), ValueError, "^params: weight decay needs them"),
         (lambda: apply(optim.sgd(weight_decay=0.1), W), ValueError, "^params: weight decay needs them"),
         (lambda: apply(optim.add_decayed_weights(0.1), W), ValueError, "^params: weight decay needs them"),
