@@ -689,7 +689,7 @@ def edited(**changes):
         (edited(step=1.5), "a checkpoint: step is 1.5"),
         (edited(step=True), "a checkpoint: step is True"),
         (edited(total=None), "a checkpoint: total is None"),
-        (edited(stopped={}), r"a checkpoint: stopped is \{\}"),
+        (edited(stop={}), r"a checkpoint: stop is \{\}"),
         (edited(seconds="long"), "a checkpoint: seconds is 'long'"),
         (edited(history=[]), "a checkpoint: expected a history of numbers"),
         (edited(history={"loss": None}), "a checkpoint: "),
