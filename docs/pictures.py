@@ -168,11 +168,15 @@ SCHEDULES = {
     "multi_step_lr(0.1, milestones=[30, 80], gamma=0.3)": "multiplied at the counts named",
     "exponential_lr(0.1, gamma=0.97)": "multiplied at every count",
     "cosine_lr(0.1, T_max=100)": "half a cosine; beyond it, up again",
+    "hold(cosine_lr(0.1, T_max=80, eta_min=0.01), 80)": "any schedule, which then keeps the value that it has reached",
+    "cosine_warm_restarts(0.1, T_0=20, T_mult=2)": "half a cosine, again and again, each longer than the one before",
+    "cyclic_lr(0.01, 0.1, step_size_up=15, mode='triangular2')": "up and down in straight lines, each half as high",
     "linear(0.1, start_factor=1.0, end_factor=0.1, total_iters=80)": "a straight line, then level",
     "polynomial(0.1, total_iters=100, power=2.0)": "down to 0 along a power",
     "one_cycle_lr(0.1, total_steps=100)": "up, then far down: the 1cycle policy",
     "warmup(cosine_lr(0.1, T_max=80), steps=20, start_factor=0.0)": "a straight line up, then another schedule",
     "join([0.1, exponential_lr(0.05, gamma=0.95)], boundaries=[40])": "one schedule after the other",
+    "product(cosine_lr(0.1, T_max=100), step_lr(1.0, step_size=25, gamma=0.8))": "schedules multiplied",
     "per_epoch(step_lr(0.1, step_size=2, gamma=0.5), steps_per_epoch=20)": "counts steps, changes by epochs",
     "reduce_on_plateau(0.1, factor=0.5, patience=5)": "lower when a metric (grey) has not improved for a while; "
     "not a function of the count, so it goes to `fit` as a callback, [`on_plateau`](../howto/early_stopping.md)",
@@ -204,8 +208,8 @@ def draw_schedules() -> None:
     page(
         "schedules",
         "# Schedules\n\nThe learning rate against the count, for every function of "
-        "[`fmlp.schedules`](../api/schedules.md). An optimizer counts its steps; `per_epoch` makes a schedule of "
-        "epochs one of steps.",
+        "[`fmlp.schedules`](../api/schedules.md). An optimizer counts its steps, one for each batch; `per_epoch` "
+        "makes a schedule count epochs.",
         cards,
     )
 
@@ -217,6 +221,8 @@ OPTIMIZERS = {
     "adadelta": optim.adadelta,
     "rmsprop": optim.rmsprop,
     "adam": optim.adam,
+    "adamax": optim.adamax,
+    "radam": optim.radam,
     "nadam": optim.nadam,
     "lion": optim.lion,
 }

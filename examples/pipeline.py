@@ -42,7 +42,7 @@ def recipe(name: str, rows: int) -> dict:
         return {"optimizer": optim.adam(1e-3), "epochs": 90, "batch_size": min(128, rows)}
     by_epoch = schedules.multi_step_lr(1e-3, milestones=[20, 40, 60, 80], gamma=0.8)
     return {
-        "optimizer": optim.adam(schedules.per_epoch(by_epoch, steps_per_epoch=-(-rows // 128))),
+        "optimizer": optim.adam(schedules.per_epoch(by_epoch)),
         "epochs": 90,
         "batch_size": min(128, rows),
         "early_stopping": fmlp.EarlyStopping(

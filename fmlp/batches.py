@@ -163,12 +163,19 @@ def batches_of(data: Any, batch_size: int | None, group: Alone) -> Batches:
     return data if isinstance(data, Batches) else _OfBatches(data, group)
 
 
+def _length(data: Any) -> int | None:
+    try:
+        return len(data)
+    except TypeError:
+        return None
+
+
 class _OfBatches(Batches):
     """Batches that others make."""
 
     def __init__(self, data: Any, group: Alone) -> None:
         super().__init__(group)
-        lengths = group.collect(getattr(data, "__len__", lambda: None)())
+        lengths = group.collect(_length(data))
         self.data, self.steps = data, None if None in lengths else max(lengths)
 
     def __iter__(self) -> Iterator[Batch]:

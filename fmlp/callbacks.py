@@ -7,10 +7,13 @@ from copy import copy
 from math import inf, isnan
 from typing import Any, Literal, cast
 
-from fmlp import losses, optim
+import numpy as np
+
+from fmlp import losses, optim, tree
 from fmlp.autodiff import unbound
 from fmlp.checkpoint import Epoch
 from fmlp.checks import choice, given, hinting, integer, is_number, number
+from fmlp.optim import Optimizer
 from fmlp.schedules import ReduceOnPlateau
 
 __all__ = ["EarlyStopping", "Epoch", "on_plateau"]
@@ -133,8 +136,9 @@ def on_plateau(monitor: str, plateau: ReduceOnPlateau) -> Callable[[Epoch], Epoc
     """Make a callback that sets the learning rate by `schedules.reduce_on_plateau` from ``history[monitor]``.
 
     The optimizer's learning rate must be a number, the one that `plateau` starts from. Where `plateau` was made without
-    a `mode`, the monitored name decides as for `EarlyStopping`. `fit` raises ValueError before any work when `monitor`
-    is not recorded, unless other callbacks might record it, or when it does not know which way is better.
+    a `mode`, the monitored name decides as for `EarlyStopping`. `fit` raises ValueError before any work when the
+    optimizer has another rate, several different ones, a schedule or none, when `monitor` is not recorded, unless other
+    callbacks might record it, or when it does not know which way is better.
 
     >>> from fmlp import schedules
     >>> callback = on_plateau("val_loss", schedules.reduce_on_plateau(0.1, patience=5))
@@ -156,6 +160,18 @@ class _OnPlateau:
             # Without a mode a plateau waits for lower values.
             sign = -1 if plateau.mode is None and _direction(monitor, metrics, hint) == "max" else 1
             self.state = Fold(plateau.init(), lambda value, state: plateau.update(sign * value, state))
+
+    def check(self, optimizer: Optimizer, state: Any, params: Tree) -> None:
+        """Raise ValueError unless the optimizer starts at the plateau's rate and keeps to the one that it is given."""
+        start = self.plateau.init().learning_rate
+        expected = f"on_plateau: expected an optimizer of learning rate {start}, from which reduce_on_plateau starts"
+        rates = optim.learning_rates(state)
+        if set(rates) != {start}:
+            raise ValueError(f"{expected}, got {' and '.join(map(str, rates)) or 'one without a rate'}")
+        other = float(np.nextafter(start, inf))
+        zeros, told = tree.map(np.zeros_like, params), optim.with_learning_rate(state, other)
+        if set(optim.learning_rates(optimizer.update(zeros, told, params)[1])) != {other}:
+            raise ValueError(f"{expected}, got a schedule, which sets its own")
 
     def __call__(self, epoch: Epoch) -> Epoch:
         if self.state is None:

@@ -7,7 +7,8 @@ else. What is new:
 - `dropout`: the rate after each hidden layer, or a list of rates. `batch_norm`: a `BatchNorm` before each activation.
 - `solver`: "sgd", "adam", "lbfgs" or the name of another optimizer; a function from a learning rate to an optimizer,
   ``functools.partial(optim.adamw, weight_decay=0.1)``; or an `Optimizer`.
-- `learning_rate`: also a schedule, a function of the count of steps; it replaces `learning_rate_init`, for any solver.
+- `learning_rate`: also a schedule, a function of the count of steps, or of epochs with `schedules.per_epoch`; it
+  replaces `learning_rate_init`, for any solver.
 - `loss`: any differentiable loss, or its name. A classifier's gets a logit for each class and integer labels, shape
   (rows,); where a row can have several labels, a logit for each label, and zeros and ones. A regressor's gets outputs
   and targets that are both (rows, outputs).

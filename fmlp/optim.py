@@ -596,7 +596,10 @@ def with_steps_per_epoch(state: Any, steps_per_epoch: int | None) -> Any:
         if known is None:
             return s
         if steps_per_epoch is None:
-            raise ValueError("steps_per_epoch: a schedule counts epochs, but how many steps an epoch has is not known")
+            raise ValueError(
+                "steps_per_epoch: a schedule counts epochs, but how many steps an epoch has is not known; give the "
+                "batches a __len__, or let the schedule count steps"
+            )
         if int(s.steps) and int(known) != steps_per_epoch:
             raise ValueError(
                 f"steps_per_epoch: expected {int(known)}, as in the {int(s.steps)} steps made so far, got "

@@ -309,9 +309,11 @@ def _plan(
     if not source.examples:
         settings["data"] = group.own(_batches_told(data))
     group.same(lambda: settings)
-    saver = Saver(
-        checkpoint if group.first else None, settings, Epoch(0, params, optimizer.init(params), stop="", best=params)
-    )
+    state = optim.with_steps_per_epoch(optimizer.init(params), source.steps or None)
+    for plateau in filter(is_plateau, callbacks):
+        plateau.check(optimizer, state, params)
+    start = Epoch(0, params, state, stop="", best=params)
+    saver = Saver(checkpoint if group.first else None, settings, start)
     best_of = fold_of(early_stopping) if early_stopping else lambda values: (None, False)
     return _Plan(
         net, objective, optimizer, loss, metrics, source, held_out, early_stopping, best_of, callbacks, epochs_key,

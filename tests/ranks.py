@@ -83,7 +83,9 @@ def case(seed, dtype, comm=COMM):
         weight[CLASSES::4] = 0
     settings = {
         "loss": losses.cross_entropy,
-        "optimizer": [optim.sgd(0.05, 0.9), optim.adam(schedules.exponential_lr(0.01, 0.99))][draw.integers(2)],
+        "optimizer": [optim.sgd(0.05, 0.9), optim.adam(schedules.per_epoch(schedules.exponential_lr(0.01, 0.7)))][
+            draw.integers(2)
+        ],
         "epochs": 3,
         "batch_size": int(draw.integers(5, int(0.7 * n))),  # at most what a fraction set aside leaves
         "key": random.key(seed + 1),

@@ -727,6 +727,21 @@ def test_any_schedule_counts_steps(solver):
     np.testing.assert_array_equal(model.set_params(max_iter=5).fit(x, y).coefs_[0], frozen)
 
 
+def test_a_schedule_of_epochs_counts_them_also_over_calls_of_partial_fit():
+    x, y = digits()
+    asked = []
+    by_epoch = schedules.per_epoch(lambda count: asked.append(count) or 0.01)
+    MLPClassifier(learning_rate=by_epoch, max_iter=3, batch_size=100, early_stopping=True).fit(x, y)
+    assert sorted(set(asked)) == [0, 1, 2]
+    asked.clear()
+    model = MLPClassifier(learning_rate=by_epoch, batch_size=100)
+    for _ in range(4):
+        model.partial_fit(x, y, classes=np.unique(y))
+    assert sorted(set(asked)) == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match=r"^steps_per_epoch: expected 3, as in the 12 steps made so far, got 1"):
+        model.partial_fit(x[:100], y[:100])
+
+
 def test_custom_losses():
     x, y = diabetes()
     y = np.where(np.arange(len(y)) % 10 == 0, 50.0, y)

@@ -766,8 +766,16 @@ NO_TREE = {"w": True}
         ),
         (lambda: optim.adamax(b1=1), ValueError, "^b1: .* got 1"),
         (lambda: optim.radam(b2=1), ValueError, "^b2: .* got 1"),
-        (lambda: optim.partition([optim.sgd()], 0), TypeError, "^optimizers: expected a dict from labels to optimizers"),
-        (lambda: optim.partition({"w": optim.sgd}, "w"), TypeError, r"^optimizers\['w'\]: expected an optimizer, .* sgd"),
+        (
+            lambda: optim.partition([optim.sgd()], 0),
+            TypeError,
+            "^optimizers: expected a dict from labels to optimizers",
+        ),
+        (
+            lambda: optim.partition({"w": optim.sgd}, "w"),
+            TypeError,
+            r"^optimizers\['w'\]: expected an optimizer, .* sgd",
+        ),
         (
             lambda: apply(optim.partition({"w": optim.sgd(), "v": optim.sgd()}, {"w": "w", "b": "x"}), W),
             ValueError,

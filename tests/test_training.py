@@ -608,6 +608,98 @@ def test_a_long_history_is_looked_at_once_and_what_was_handed_out_does_not_chang
         assert rates[:4] == [0.1, 0.1, 0.05, 0.025]
 
 
+def counting_by_itself(learning_rate):
+    """Make an optimizer of one's own, which keeps the state of another in a list and sets its rate at each step."""
+    inner = optim.sgd(learning_rate)
+
+    def update(grads, state, params=None):
+        updates, within = inner.update(grads, optim.with_learning_rate(state["inner"][0], learning_rate), params)
+        return updates, {"inner": [within]}
+
+    return optim.Optimizer(lambda params: {"inner": [inner.init(params)]}, update)
+
+
+SCHEDULED = optim.sgd(schedules.constant(0.1))
+SCHEDULED_BY_EPOCHS = optim.sgd(schedules.per_epoch(schedules.constant(0.1)))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "got"),
+    [
+        (optim.sgd(1e-3), "0.001"),
+        (optim.chain(optim.clip(1.0), optim.masked(optim.adam(0.2), True)), "0.2"),
+        (
+            optim.partition({0: optim.sgd(0.1), 1: optim.sgd(0.01)}, {"dense_0": 0, "dense_2": 1}),
+            "0.1 and 0.01",
+        ),
+        (optim.chain(optim.masked(optim.adam(0.1), True), optim.masked(optim.sgd(0.0), False)), "0.1 and 0.0"),
+        (optim.chain(optim.clip(1.0), optim.scale(-0.1)), "one without a rate"),
+        (SCHEDULED, "a schedule, which sets its own"),
+        (SCHEDULED_BY_EPOCHS, "a schedule, which sets its own"),
+        (optim.chain(optim.sgd(0.1), optim.masked(SCHEDULED, True)), "a schedule, which sets its own"),
+        (counting_by_itself(0.1), "a schedule, which sets its own"),
+    ],
+)
+def test_on_plateau_refuses_an_optimizer_whose_rate_it_cannot_lower(optimizer, got):
+    net = serial(Dense(2), Elu(), Dense(1))
+    plateau = fmlp.on_plateau("loss", schedules.reduce_on_plateau(0.1))
+    with pytest.raises(ValueError, match=rf"^on_plateau: expected an optimizer of learning rate 0.1, .* got {got}$"):
+        fit(net, optimizer=optimizer, callbacks=[lambda epoch: pytest.fail("training began"), plateau])
+
+
+# ------------------------------------------------------------------------------ schedules of epochs
+
+BY_EPOCH = schedules.exponential_lr(0.1, 0.5)  # 0.1, 0.05, 0.025, …
+WARM = schedules.warmup(schedules.per_epoch(BY_EPOCH), 5)
+
+
+@pytest.mark.parametrize(
+    ("data", "settings", "steps"),
+    [
+        (NUMBERS, {}, 5),
+        (NUMBERS, {"validation": 0.2}, 4),
+        (NUMBERS, {"batch_size": 13}, 3),  # the last row joins the batch before it
+        ([(NUMBERS[0][i : i + 8], NUMBERS[1][i : i + 8]) for i in (0, 8, 16)], {"batch_size": None}, 3),
+    ],
+)
+def test_a_schedule_of_epochs_knows_the_steps_of_an_epoch(data, settings, steps):
+    def make(schedule):
+        return optim.chain(optim.clip_by_global_norm(1.0), optim.adam(schedule))
+
+    by_itself = fit(data=data, optimizer=make(schedules.per_epoch(BY_EPOCH)), **settings)
+    by_hand = fit(data=data, optimizer=make(schedules.per_epoch(BY_EPOCH, steps)), **settings)
+    assert by_itself.history["lr"] == [0.1, 0.05, 0.025]
+    assert_same_bits(by_itself.params, by_hand.params)
+
+
+def test_a_schedule_of_epochs_needs_batches_that_can_be_counted():
+    class Uncounted:
+        def __iter__(self):
+            pytest.fail("training began")
+
+    class Refusing(Uncounted):
+        def __len__(self):
+            raise TypeError("it has no len()")
+
+    for data in (Uncounted(), Refusing()):
+        with pytest.raises(
+            ValueError, match=r"^steps_per_epoch: a schedule counts epochs, but how many steps .* __len__"
+        ):
+            fit(data=data, optimizer=optim.sgd(WARM), batch_size=None)
+
+
+def test_a_schedule_of_epochs_goes_on_from_a_checkpoint(tmp_path):
+    settings = {"optimizer": optim.sgd(WARM), "validation": 0.2}
+    straight = fit(epochs=5, **settings)
+    assert straight.history["lr"] == [pytest.approx(0.1 / 3 + 0.2 / 5), 0.1, 0.05, 0.025, 0.0125]
+    fit(epochs=2, checkpoint=tmp_path / "run.npz", **settings)
+    later = fit(epochs=5, checkpoint=tmp_path / "run.npz", **settings)
+    assert_same_bits([later.params, later.state], [straight.params, straight.state])
+    other = optim.sgd(schedules.warmup(schedules.per_epoch(schedules.exponential_lr(0.1, 0.6)), 5))
+    with pytest.raises(ValueError, match=r"another training.*\n.*gamma: 0.5 in the file, 0.6 now"):
+        fit(epochs=6, checkpoint=tmp_path / "run.npz", **settings | {"optimizer": other})
+
+
 def test_callbacks_may_replace_params_and_state_and_stop():
     zeros = tree.map(np.zeros_like, params_of(MLP))
     epochs = []

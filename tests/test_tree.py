@@ -195,6 +195,21 @@ def test_a_mismatch_names_its_path(other, message):
         tree.map(lambda a, b: a, WHOLE, other)
 
 
+def test_broadcast_spreads_what_ends_early_and_names_the_path_of_a_mismatch():
+    whole = {"a": [1, (2, None)], "b": Point(3, {"c": 4})}
+    assert tree.broadcast(7, whole) == {"a": [7, (7, None)], "b": Point(7, {"c": 7})}
+    assert tree.broadcast({"b": Point(6, 7), "a": [8, 9]}, whole) == {"a": [8, (9, None)], "b": Point(6, {"c": 7})}
+    assert tree.broadcast({"a": [8, (9, {})], "b": 7}, whole) == {"a": [8, (9, None)], "b": Point(7, {"c": 7})}
+    for prefix, message in [
+        ({"a": 1}, "^tree: expected a dict with keys .*, got a dict"),
+        ({"a": [1, (2,)], "b": 3}, "^a/1: expected a tuple of 2, got a tuple of 1"),
+        ({"a": 1, "b": Point(3, {"c": [4]})}, "^b/1/c: expected a leaf, got a list of 1"),
+        ({"a": 1, "b": Point(None, 4)}, "^b/0: expected a leaf, got None"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            tree.broadcast(prefix, whole)
+
+
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
