@@ -318,15 +318,20 @@ def radam(
     b1, b2, eps = number("b1", b1, "[0, 1)"), number("b2", b2, "[0, 1)"), _eps(eps)
     rho_inf = 2 / (1 - b2) - 1
 
+    @primitive
+    def rectified(t: int) -> tuple[float, float]:
+        """Return a and b such that ``-lr m̂ / (a (√v + eps) + b)`` is the update."""
+        rho = rho_inf - 2 * t * b2**t / (1 - b2**t)
+        if rho <= 5:
+            return 0.0, 1.0
+        r = math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+        return 1 / (r * math.sqrt(1 - b2**t)), 0.0
+
     def step(g: Array, lr: float, t: int, mu: Array, nu: Array) -> Step:
         m = b1 * mu + (1 - b1) * g
         v = b2 * nu + (1 - b2) * g * g
-        update = -lr / (1 - b1**t) * m
-        rho = rho_inf - 2 * t * b2**t / (1 - b2**t)
-        if rho > 5:
-            r = _sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
-            update *= r * _sqrt(1 - b2**t) / (np.sqrt(v) + eps)
-        return update, {"mu": m, "nu": v}
+        a, b = rectified(t)
+        return -lr / (1 - b1**t) * m / (a * (np.sqrt(v) + eps) + b), {"mu": m, "nu": v}
 
     return _descent(learning_rate, step, {"mu": 0.0, "nu": 0.0}, weight_decay=weight_decay, squares=True)
 
@@ -558,7 +563,7 @@ def learning_rates(state: Any) -> list[float]:
     [0.1, 0.01]
     """
     rates: list[float] = []
-    _map_states(lambda s: rates.append(float(s.learning_rate)) if isinstance(s, OptimizerState) else None, state)
+    _map_states(lambda s: rates.append(float(s.learning_rate)), state, OptimizerState)
     return rates
 
 
@@ -569,7 +574,7 @@ def with_learning_rate(state: Any, value: float) -> Any:
     0.05
     """
     value = number("value", value)
-    return _map_states(lambda s: s._replace(learning_rate=np.float64(value)) if isinstance(s, OptimizerState) else s, state)
+    return _map_states(lambda s: s._replace(learning_rate=np.float64(value)), state, OptimizerState)
 
 
 def with_steps_per_epoch(state: Any, steps_per_epoch: int | None) -> Any:
@@ -609,17 +614,17 @@ def with_steps_per_epoch(state: Any, steps_per_epoch: int | None) -> Any:
             return s._replace(slots=s.slots | {"steps_per_epoch": np.int64(steps_per_epoch)})
         return s._replace(steps_per_epoch=np.int64(steps_per_epoch))
 
-    return _map_states(told, state)
+    return _map_states(told, state, OptimizerState | ScheduleState)
 
 
-def _map_states(f: Callable[[Any], Any], state: Any) -> Any:
-    """Return a copy of a state with ``f(s)`` in the place of each optimizer's own s."""
-    if isinstance(state, OptimizerState | ScheduleState):
+def _map_states(f: Callable[[Any], Any], state: Any, kind: Any) -> Any:
+    """Return a copy of a state with ``f(s)`` in the place of each s of that kind."""
+    if isinstance(state, kind):
         return f(state)
     if isinstance(state, dict):
-        return {name: _map_states(f, child) for name, child in state.items()}
+        return {name: _map_states(f, child, kind) for name, child in state.items()}
     if isinstance(state, list | tuple):
-        children = [_map_states(f, child) for child in state]
+        children = [_map_states(f, child, kind) for child in state]
         return type(state)(*children) if hasattr(state, "_fields") else type(state)(children)
     return state
 
@@ -818,6 +823,8 @@ def _check_fit(what: str, values: Tree, params: Tree) -> None:
 def _wide(g: Array) -> Array:
     """Return float16 as float32: the squares of most of its numbers are 0 or infinite, and so are usual rates."""
     return g.astype(np.float32) if g.dtype == np.float16 else g
+
+
 def _scaled(factor: float, values: Tree) -> Tree:
     """Multiply the leaves, in float64 where the factor is too small or too large for their dtype."""
     dtypes = {asarray(leaf).dtype for leaf in tree.leaves(values)}
@@ -834,8 +841,6 @@ def _scaled(factor: float, values: Tree) -> Tree:
 def _out_of_range(factor: float, dtype: np.dtype[Any]) -> bool:
     limits = np.finfo(dtype)
     return factor != 0 and dtype.itemsize < 8 and not float(limits.tiny) <= abs(factor) <= float(limits.max)
-
-
 
 
 def _stateless(f: Callable[[Tree, Tree], Tree]) -> Optimizer:

@@ -102,14 +102,20 @@ def test_gradients_of_any_network_have_the_same_bits(drawn, data):
     assert planned(jitted, params, drawn.x, y, **kwargs)
 
 
-STEPS = schedules.step_lr(0.1, 2)
-PLAIN = ("sgd", "adagrad", "adadelta", "rmsprop", "adam", "adamw", "nadam", "lion")
+STEPS, EPOCHS = schedules.step_lr(0.1, 2), schedules.per_epoch(schedules.exponential_lr(0.1, 0.5))
+NAMES = ("dense_0", "batch_norm_1", "dense_4")
+PLAIN = ("sgd", "adagrad", "adadelta", "rmsprop", "adam", "adamw", "nadam", "radam", "adamax", "lion")
 OPTIMIZERS = {
     **{name: getattr(optim, name)() for name in PLAIN},
     "momentum": optim.sgd(STEPS, 0.9, dampening=0.1, weight_decay=0.1),
     "nesterov": optim.sgd(0.1, 0.9, nesterov=True),
     "centered": optim.rmsprop(0.1, momentum=0.5, centered=True),
     "schedule": optim.adam(schedules.linear(0.1, 0.2, 1.0, 10), weight_decay=0.02),
+    "amsgrad": optim.adam(schedules.hold(STEPS, 3), amsgrad=True),
+    "epochs": optim.chain(optim.adam(EPOCHS), optim.scale_by_schedule(EPOCHS)),
+    "partition": optim.partition(
+        {0: optim.sgd(0.1, 0.9), 1: optim.adam(STEPS)}, {name: name == "dense_4" for name in NAMES}
+    ),
     "mask": optim.adamw(STEPS, weight_decay=0.1, mask=lambda p: tree.map(lambda leaf: leaf.ndim > 1, p)),
     "clipped": optim.chain(optim.clip(0.5), optim.adam(0.1)),
     "clipped by norm": optim.chain(optim.clip_by_global_norm(0.1), optim.adam(0.1)),
@@ -138,7 +144,7 @@ def test_whole_steps_are_planned_with_every_optimizer(name):
         return optim.apply_updates(params, updates), state, loss
 
     _, params = net.init(random.key(0), (4,))
-    expected = params, optimizer.init(params)
+    expected = params, optim.with_steps_per_epoch(optimizer.init(params), 3)
     params, state = tree.map(copy.copy, expected)
     jitted = fmlp.jit(step, donate=(0, 1))
     for i in range(8):
