@@ -754,7 +754,19 @@ def _value(schedule: Callable[[int], float], count: int, steps_per_epoch: int) -
     return float(rate(schedule, count, steps_per_epoch))
 
 
-_sqrt, _int64, _float64 = primitive(math.sqrt), primitive(np.int64), primitive(np.float64)
+@primitive
+def _sqrt(x: float) -> float:
+    return math.sqrt(x)
+
+
+@primitive
+def _int64(x: int) -> np.int64:
+    return np.int64(x)
+
+
+@primitive
+def _float64(x: float) -> np.float64:
+    return np.float64(x)
 
 
 def _small(g: Array) -> Any:
