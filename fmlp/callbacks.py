@@ -15,6 +15,7 @@ from fmlp.checkpoint import Epoch
 from fmlp.checks import choice, given, hinting, integer, is_number, number
 from fmlp.optim import Optimizer
 from fmlp.schedules import ReduceOnPlateau
+from fmlp.tree import Tree
 
 __all__ = ["EarlyStopping", "Epoch", "on_plateau"]
 
