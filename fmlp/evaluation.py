@@ -173,9 +173,8 @@ def calibrated(net: Layer, params: Tree, inputs: Iterable[Any], group: Alone, *,
     for places, layer in gathered.items():
         means, variances, n = (np.array(m, np.float64) for m in zip(*layer, strict=True))
         mean, var = pooled(means, variances, n)
-        var = np.minimum(var, np.finfo(leaves[places[1]].dtype).max)
         for i, statistic in zip(places, (mean, var, n.sum()), strict=True):
-            leaves[i] = np.asarray(statistic, leaves[i].dtype)
+            leaves[i] = np.asarray(np.minimum(statistic, np.finfo(leaves[i].dtype).max), leaves[i].dtype)
     return tree.unflatten(params, leaves)
 
 

@@ -23,7 +23,17 @@ from fmlp import activations, initializers, random
 from fmlp.autodiff import Differentiable, Pullback, differentiable, rule_of
 from fmlp.checks import array, given, hinting, integer, number, shape_of_one
 from fmlp.initializers import Initializer, constant, normal, ones, xavier_uniform, zeros
-from fmlp.modes import TINY, Calibration, Shard, mean_of, of_batch, over_batch, standardized, sum_of_rows
+from fmlp.modes import (
+    TINY,
+    Calibration,
+    Shard,
+    mean_of,
+    of_batch,
+    over_batch,
+    rms_normalized,
+    standardized,
+    sum_of_rows,
+)
 from fmlp.random import Key
 from fmlp.recording import asarray
 from fmlp.tree import Array, Tree, leaves
@@ -233,6 +243,72 @@ def LayerNorm(*, eps: float = 1e-5) -> Layer:
 
     layer_norm.settings = {"eps": eps}
     return Layer(init, layer_norm)
+
+
+def RMSNorm(*, eps: float | None = None) -> Layer:
+    """Scale each row to a root mean square of 1: ``y = scale x / √(mean x² + eps)``, (..., n) to (..., n).
+
+    Parameter: `scale` (n,) of ones. `eps` is by default the machine epsilon of the parameters' dtype; below 1e-37 it
+    counts as 1e-37. Zhang and Sennrich 2019, arXiv 1910.07467. PyTorch: RMSNorm.
+
+    >>> layer = RMSNorm(eps=0.0)
+    >>> _, params = layer.init(random.key(0), (2,))
+    >>> layer.apply(params, np.array([[3.0, 4.0]])).round(4)
+    array([[0.8485, 1.1314]], dtype=float32)
+    """
+    eps = None if eps is None else max(number("eps", eps), TINY)
+
+    def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+        return shape, {"scale": ones()(key, (_width(shape),))}
+
+    @differentiable
+    @_naming_parameters
+    def rms_norm(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
+        scale = params["scale"]
+        x = _features(x, scale.dtype, len(scale))
+        z, r = rms_normalized(x, float(np.finfo(scale.dtype).eps) if eps is None else eps)
+
+        def pullback(dy: Array) -> Iterator[Any]:
+            yield {"scale": sum_of_rows(_rows(dy * z))}
+            dz = dy * scale
+            yield r * (dz - z * mean_of(dz * z, -1))
+
+        return scale * z, pullback
+
+    rms_norm.settings = {"eps": eps}
+    return Layer(init, rms_norm)
+
+
+def GLU() -> Layer:
+    """Gate one half of the features by the other: ``y = a σ(b)`` with ``x = (a, b)``, (..., 2n) to (..., n).
+
+    Raises ValueError for an odd number of features. Dauphin, Fan, Auli and Grangier 2017, arXiv 1612.08083.
+    PyTorch: GLU over the last axis.
+
+    >>> GLU().apply({}, np.array([[3.0, 0.0]]))
+    array([[1.5]])
+    """
+
+    def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+        if (n := _width(shape)) % 2:
+            raise ValueError(f"shape: expected an even number of features, got {shape}")
+        return (*shape[:-1], n // 2), {}
+
+    @differentiable
+    def glu(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
+        x = activations.floating(x)
+        if x.ndim == 0 or x.shape[-1] % 2:
+            raise ValueError(f"x: expected an even number of features along the last axis, got shape {x.shape}")
+        a, b = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
+        s, back = activations.sigmoid.rule(b)
+
+        def pullback(dy: Array) -> Iterator[Any]:
+            yield {}
+            yield np.concatenate([dy * s, *back(dy * a)], -1)
+
+        return a * s, pullback
+
+    return Layer(init, glu)
 
 
 @hinting
@@ -588,9 +664,11 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "GLU",
     "Layer",
     "LayerNorm",
     "Prelu",
+    "RMSNorm",
     "Swish",
     "fan_in_concat",
     "fan_in_sum",

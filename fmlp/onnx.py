@@ -195,6 +195,19 @@ def _layer_norm(g: _Graph, path: str, params: Tree, x: str, *, eps: float) -> st
     return g.node("LayerNormalization", g.node("Sub", x, first), scale, bias, axis=-1, epsilon=eps)
 
 
+def _rms_norm(g: _Graph, path: str, params: Tree, x: str, *, eps: float | None) -> str:
+    eps = float(np.finfo(params["scale"].dtype).eps) if eps is None else eps
+    square = g.raw("ReduceMean", g.node("Mul", x, x), g.array("last", [-1], np.int64))
+    z = g.node("Div", x, g.node("Sqrt", g.node("Add", square, eps)))
+    return g.node("Mul", z, g.array(f"{path}scale", params["scale"]))
+
+
+def _glu(g: _Graph, path: str, params: Tree, x: str) -> str:
+    halves = [f"{g.number(x)}_{half}_{len(g.nodes)}" for half in "ab"]
+    g.nodes.append(helper.make_node("Split", [g.number(x)], halves, halves[0], axis=-1, num_outputs=2))
+    return g.node("Mul", halves[0], g.node("Sigmoid", halves[1]))
+
+
 def _prelu(g: _Graph, path: str, params: Tree, x: str) -> str:
     return g.node("PRelu", x, g.array(f"{path}slope", params["slope"]))
 
@@ -210,6 +223,8 @@ _LAYERS: dict[str | None, Callable[..., Any]] = {
     "Embedding": _embedding,
     "BatchNorm": _batch_norm,
     "LayerNorm": _layer_norm,
+    "RMSNorm": _rms_norm,
+    "GLU": _glu,
     "Dropout": lambda g, path, params, x, rate: x,
     "Flatten": lambda g, path, params, x: g.moved("Flatten", x, axis=1),
     "Prelu": _prelu,

@@ -39,7 +39,7 @@ def primitive(f: F) -> F:
     array([0.25, 0.75])
     """
 
-    @functools.wraps(f)
+    @functools.wraps(f, updated=())  # attributes of a class cannot all be pickled
     def call(*args: Any, **kwargs: Any) -> Any:
         tape = _tape_of((*args, *kwargs.values()))
         return f(*args, **kwargs) if tape is None else tape.call(f, args, kwargs)

@@ -64,6 +64,8 @@ _KINDS: set[Any] = {
     nn.Embedding,
     nn.BatchNorm1d,
     nn.LayerNorm,
+    nn.RMSNorm,
+    nn.GLU,
     nn.Dropout,
     nn.Flatten,
     nn.PReLU,
@@ -78,6 +80,7 @@ _NAMES = {
         "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var", "count": "num_batches_tracked"
     },
     "LayerNorm": {"scale": "weight", "bias": "bias"},
+    "RMSNorm": {"scale": "weight"},
     "Prelu": {"slope": "weight"},
 }  # fmt: skip
 
@@ -225,7 +228,7 @@ def _names(layer: Layer, path: str) -> dict[str, str]:
     known = activation_of(layer, place)[0] in _ACTIVATIONS if kind == "Activation" else True
     if kind in _NAMES:
         return _NAMES[kind]
-    if not known or kind not in ("serial", "Activation", "Dropout", "Flatten"):
+    if not known or kind not in ("serial", "Activation", "Dropout", "Flatten", "GLU"):
         raise TypeError(f"{place}: torch.nn has no such layer to put into a Sequential")
     return {}
 
@@ -242,10 +245,10 @@ def _like(
         widths = (np.shape(params[name])[0] for name in names if np.ndim(params.get(name, 0)))
         width = next((n for n in widths if kind != "Prelu" or n > 1), None)  # one slope is for any width
     try:
-        out_shape, like = inferred(layer, (1 if width is None else width,))
+        out_shape, like = inferred(layer, ((2 if kind == "GLU" else 1) if width is None else width,))
     except ValueError as error:
         raise ValueError(f"{path}{error}") from None
-    if kind in ("Dense", "Embedding"):
+    if kind in ("Dense", "Embedding") or (kind == "GLU" and width is not None):
         width = out_shape[-1]
     return like, None if kind == "Flatten" else width
 
@@ -297,6 +300,13 @@ def _layer(module: nn.Module, place: str) -> Layer:
             shape = module.normalized_shape
             _require(len(shape) == 1, place, f"normalized_shape: expected one axis, the last, got {shape}")
             return layers.LayerNorm(eps=module.eps)
+        case nn.RMSNorm():
+            shape = module.normalized_shape
+            _require(len(shape) == 1, place, f"normalized_shape: expected one axis, the last, got {shape}")
+            return layers.RMSNorm(eps=module.eps)
+        case nn.GLU():
+            _require(module.dim == -1, place, f"dim: expected -1, the last axis, got {module.dim}")
+            return layers.GLU()
         case nn.Dropout():
             _require(module.p < 1, place, f"p: expected a number in [0, 1), got {module.p}")
             return layers.Dropout(module.p)
@@ -338,6 +348,8 @@ def _whole_state(module: nn.Module, dtype: torch.dtype, prefix: str = "") -> dic
     if isinstance(module, nn.Sequential):  # its own state dict goes by names, which need not be numbers
         return {k: v for i, child in enumerate(module) for k, v in _whole_state(child, dtype, f"{prefix}{i}.").items()}
     state = dict(module.state_dict())
+    if isinstance(module, nn.RMSNorm):
+        state = {"weight": torch.ones(module.normalized_shape[0], dtype=dtype), **state}
     if isinstance(module, nn.BatchNorm1d | nn.LayerNorm):
         n = module.num_features if isinstance(module, nn.BatchNorm1d) else module.normalized_shape[0]
         state = {"weight": torch.ones(n, dtype=dtype), "bias": torch.zeros(n, dtype=dtype), **state}
@@ -362,6 +374,10 @@ def _module(layer: Layer, state: Mapping[str, torch.Tensor], prefix: str, path: 
             return nn.BatchNorm1d(len(weight), eps=settings["eps"])
         case "LayerNorm":
             return nn.LayerNorm(len(weight), eps=settings["eps"])
+        case "RMSNorm":
+            return nn.RMSNorm(len(weight), eps=settings["eps"])
+        case "GLU":
+            return nn.GLU()
         case "Dropout":
             return nn.Dropout(settings["rate"])
         case "Flatten":

@@ -186,6 +186,19 @@ def layer_norm(draw):
 
 
 @st.composite
+def rms_norm(draw):
+    shape = draw(shapes())
+    layer = layers.RMSNorm(eps=draw(st.one_of(st.none(), eps)))
+    return draw(call(layer, shape[-1:], spread(shape, -1)))
+
+
+@st.composite
+def glu(draw):
+    *rows, n = draw(shapes())
+    return draw(call(layers.GLU(), (2 * n,), numbers((*rows, 2 * n))))
+
+
+@st.composite
 def prelu(draw):
     shape = draw(shapes())
     layer = layers.Prelu(draw(st.sampled_from([1, shape[-1]])), draw(between(-1, 1)))
@@ -331,6 +344,8 @@ CASES: dict[str, st.SearchStrategy[Call]] = {
     "layers.Embedding.embedding": embedding(),
     "layers.BatchNorm.batch_norm": batch_norm(),
     "layers.LayerNorm.layer_norm": layer_norm(),
+    "layers.RMSNorm.rms_norm": rms_norm(),
+    "layers.GLU.glu": glu(),
     "layers.Dropout.dropout": dropout,
     "layers.Flatten.flatten": flatten,
     "layers.Activation.activation": activation_layer,

@@ -82,6 +82,12 @@ LAYERS = {
     "LayerNorm": lambda params, x, train, key, eps: normalized(
         x, x.mean(-1, keepdims=True), x.var(-1, keepdims=True), params, eps
     ),
+    "RMSNorm": lambda params, x, train, key, eps: (
+        params["scale"]
+        * x
+        / jnp.sqrt((x * x).mean(-1, keepdims=True) + (jnp.finfo(x.dtype).eps if eps is None else eps))
+    ),
+    "GLU": lambda params, x, **_: jnp.split(x, 2, -1)[0] * jax.nn.sigmoid(jnp.split(x, 2, -1)[1]),
     "Dropout": dropout,
     "Flatten": lambda params, x, **_: x.reshape(len(x), -1),
     "Activation": lambda params, x, f, train, key, **settings: ACTIVATIONS[f.__name__](x, **settings),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import fmlp
 from fmlp import activations, initializers, layers, losses, metrics, optim, random, tree, value_and_grad, vjp
-from fmlp.layers import BatchNorm, Dense, Dropout, Elu, LayerNorm, Prelu, serial
+from fmlp.layers import BatchNorm, Dense, Dropout, Elu, LayerNorm, Prelu, RMSNorm, serial
 
 every_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -581,3 +581,25 @@ def test_training_on_constant_data_is_finite(dtype, value):
     assert finite(result.params)
     assert all(isfinite(score) for scores in result.history.values() for score in scores)
     assert finite(fmlp.predict(net, result.params, data[0]))
+
+
+def test_norms_of_many_float16_numbers_are_those_of_float64():
+    x = random.generator(random.key(0)).normal(1, 100, (2, 100_000)).astype(np.float16)
+    for layer, mean in ((LayerNorm(), 1), (RMSNorm(), 0)):
+        _, params = layer.init(random.key(0), x.shape[1:])
+        y = layer.apply(tree.cast(params, np.float16), x)
+        wide = x.astype(np.float64)
+        z = wide - mean * wide.mean(1, keepdims=True)
+        np.testing.assert_allclose(y, z / np.sqrt((z * z).mean(1, keepdims=True)), rtol=2e-3, atol=1e-4)
+    norm = BatchNorm()
+    _, params = norm.init(random.key(0), (1,))
+    params = fmlp.calibrate(norm, tree.cast(params, np.float16), np.ones((70_000, 1), np.float16))
+    assert params["count"] == np.finfo(np.float16).max  # the largest that there is
+
+
+def test_root_mean_squares_do_not_overflow():
+    x = np.array([[3e30, -4e30], [0, 0]], np.float32)
+    assert np.array_equal(
+        RMSNorm().apply({"scale": np.ones(2, np.float32)}, x),
+        RMSNorm(eps=0).apply({"scale": np.ones(2, np.float32)}, x / np.float32(1e30)),
+    )
