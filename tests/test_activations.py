@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from math import e, exp, inf, log, nan, pi, sqrt
+from math import e, exp, inf, log, log1p, nan, pi, sqrt
 from typing import Literal
 
 import numpy as np
@@ -78,6 +78,7 @@ SELU, A = activations.SELU_SCALE, activations.SELU_ALPHA
         ("softplus", {}, THIRD, log(4), 3 / 4),
         ("softplus", {"beta": 2.0}, THIRD / 2, log(4) / 2, 3 / 4),
         ("softplus", {"threshold": 1.0}, THIRD, THIRD, 1),
+        ("softplus", {"beta": 2**-8}, -2560, log1p(exp(-10)) * 256, 1 / (1 + exp(10))),
         ("softsign", {}, -3, -3 / 4, 1 / 16),
         ("softshrink", {}, -2, -1.5, 1),
         ("softshrink", {"lambd": 3.0}, -2, 0, 0),

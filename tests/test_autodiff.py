@@ -263,6 +263,8 @@ X = np.array([[1.0, 2.0, -1.0], [0.5, -2.0, 3.0]])
 
 def test_check_vjp_accepts_what_is_right():
     check_vjp(linear(), POINT, X, **TIGHT)
+    first_of_a_pair = differentiable(lambda pair: (pair[0] * pair[1], lambda dy: ((dy * pair[1], None),)))
+    check_vjp(first_of_a_pair, (X, POINT["w"].T), **TIGHT)
 
 
 @pytest.mark.parametrize(
