@@ -279,12 +279,14 @@ def cross_entropy(
     y = _labels_or_probabilities(y)
     if class_weight is not None:
         class_weight = _of_classes("class_weight", class_weight, (k,))
-    weight = _row_weights(y, weight, class_weight, ignore_index)
+    if class_weight is not None or ignore_index is not None:
+        weight = _row_weights(y, weight, class_weight, ignore_index)
     # Classes first: NumPy reduces over the long, contiguous axis much faster. Halves, because differences may overflow.
-    half = 0.5 * logits.T.copy()
-    top = half.max(0)
-    half = np.where(half == top, 0, half - top)  # ∞ - ∞ would be NaN
-    e = np.exp(2 * half)
+    half = logits.T.copy()
+    half *= 0.5
+    np.minimum(half, np.finfo(half.dtype).max, out=half)  # ∞ - ∞ would be NaN
+    half -= half.max(0)
+    e = np.exp(half + half)
     total = e.sum(0)
     rows = np.log(total)
     keep = 1 - label_smoothing
