@@ -2,9 +2,9 @@
 
 A `torch.nn.Sequential` and a `serial` hold the same layers in the same places, and a state dict the same numbers as the
 parameters, under other names: ``0.weight`` (out, in) is ``dense_0/w`` (in, out). What both have: Linear, Embedding,
-BatchNorm1d, LayerNorm over the last axis, Dropout, Flatten, PReLU, every activation with its settings, and Sequential
-in Sequential. Inputs are (batch, features): with more axes, PyTorch's BatchNorm1d and PReLU take the second for the
-features, fmlp the last.
+BatchNorm1d, LayerNorm, RMSNorm and GLU over the last axis, Dropout, Flatten, PReLU, every activation with its settings,
+and Sequential in Sequential. Inputs are (batch, features): with more axes, PyTorch's BatchNorm1d and PReLU take the
+second for the features, fmlp the last.
 
 BatchNorm's ``running_mean`` and ``running_var`` are fmlp's `mean` and `var`, ``num_batches_tracked`` is the `count`: it
 tells how much the statistics were computed from, and 0 that they never were.
