@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import sqrt
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from fmlp import random
-from fmlp.checks import choice, number, shape_of_one
+from fmlp.checks import choice, given, inside, number, shape_of_one
 from fmlp.random import Key
 from fmlp.tree import Array
 
@@ -170,3 +170,29 @@ def _fans(shape: Shape) -> tuple[int, int]:
         raise ValueError(f"shape: expected (fan_in, fan_out), both at least 1, got {shape}")
     n, m = shape
     return n, m
+
+
+def guarded(name: str, initializer: Any) -> Initializer:
+    """Guard an initializer: it must be one, and what it draws an array of the shape asked for."""
+    if any(initializer is globals()[constructor] for constructor in __all__):
+        raise TypeError(f"{name}: expected an initializer, got {given(initializer)}; call it: {initializer.__name__}()")
+    if hasattr(initializer, "rule") or hasattr(initializer, "apply"):
+        raise TypeError(
+            f"{name}: expected an initializer, got {given(initializer)}; an activation is a layer of its own"
+        )
+    if not callable(initializer):
+        raise TypeError(
+            f"{name}: expected an initializer, such as xavier_uniform(), got {given(initializer)}; the input's width "
+            "is not given: init is told the input's shape"
+        )
+
+    def draw(key: Key, shape: Shape) -> Array:
+        try:
+            drawn: Array = initializer(key, shape)
+        except (TypeError, ValueError) as error:
+            raise inside(name, error) from error
+        if np.shape(drawn) != shape:
+            raise ValueError(f"{name}: expected it to draw shape {shape}, got {given(drawn)}")
+        return drawn
+
+    return draw

@@ -14,15 +14,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from fmlp import activations, initializers, random
+from fmlp import activations, random
 from fmlp.autodiff import Differentiable, Pullback, differentiable, rule_of
 from fmlp.checks import array, given, hinting, integer, number, shape_of_one
-from fmlp.initializers import Initializer, constant, normal, ones, xavier_uniform, zeros
+from fmlp.initializers import Initializer, constant, guarded, normal, ones, xavier_uniform, zeros
 from fmlp.modes import (
     TINY,
     Calibration,
@@ -33,6 +33,7 @@ from fmlp.modes import (
     rms_normalized,
     standardized,
     sum_of_rows,
+    times_ones,
 )
 from fmlp.random import Key
 from fmlp.recording import asarray
@@ -49,6 +50,87 @@ class Layer(NamedTuple):
 
     init: Callable[[Key, Shape], tuple[Shape, Tree]]
     apply: Callable[..., Any]
+
+
+# -------------------------------------------------------------------------------------- the door
+
+
+def _layer(
+    rule: Callable[..., tuple[Array, Pullback]],
+    init: Callable[[Key, int], tuple[int, Tree]],
+    shapes: Callable[[int], dict[str, tuple[int, ...]]],
+    *,
+    any_width: bool = False,
+    sparse: bool = False,
+    settings: dict[str, Any] | None = None,
+) -> Layer:
+    """Make a layer of a rule of rows: ``rule(params, x, train) -> (y, pullback)`` with x (rows, n) and y (rows, m).
+
+    All that such rules take for granted is seen to here: every parameter is there, an array, and has the shape that
+    ``shapes(n)`` says, the first of them beginning with n; x is of n features (unless it may be of `any_width`) and in
+    the parameters' dtype; more axes than two are rows. ``init(key, n)`` returns m and the parameters.
+    """
+    first, *_ = shapes(1)
+
+    def init_of_shape(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+        m, params = init(key, _width(shape))
+        return (*shape[:-1], m), params
+
+    @functools.wraps(rule)
+    def apply(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
+        try:
+            leaf = params[first]
+            n = leaf.shape[0]
+            fits = all(params[name].shape == shape for name, shape in shapes(n).items())
+        except (AttributeError, IndexError, KeyError, TypeError):
+            fits = False
+        if not fits:
+            raise _misfit(params, shapes, x)
+        x = _features(x, leaf.dtype, None if any_width else n, sparse=sparse)
+        if x.ndim == 2:
+            return rule(params, x, train)
+        y, pullback = rule(params, x.reshape(-1, x.shape[-1]), train)
+
+        def with_axes(dy: Array) -> Iterator[Any]:
+            cotangents = iter(pullback(dy.reshape(-1, dy.shape[-1])))
+            yield next(cotangents)
+            yield next(cotangents).reshape(x.shape)
+
+        return y.reshape(*x.shape[:-1], y.shape[-1]), with_axes
+
+    layer = Layer(init_of_shape, differentiable(apply))
+    layer.apply.settings = settings or {}  # type: ignore[attr-defined]
+    return layer
+
+
+def _misfit(params: Tree, shapes: Callable[[int], dict[str, tuple[int, ...]]], x: Any) -> Exception:
+    """Say which parameter is missing, no array, or of another shape than inputs like `x` need."""
+    if not isinstance(params, dict):
+        return TypeError(f"params: expected a dict of arrays, got {given(params)}")
+    n = np.shape(x)[-1] if np.ndim(x) else "inputs"
+    for name, shape in shapes(1).items():
+        if name not in params:
+            return ValueError(f"{name}: missing from the parameters")
+        if not isinstance(params[name], np.ndarray | np.generic):
+            return TypeError(f"{name}: expected an array, got {given(params[name])}")
+        expected = str(shapes(n)[name]).replace("'", "")  # type: ignore[arg-type]
+        if params[name].ndim != len(shape) or str(params[name].shape) != expected:
+            return ValueError(f"{name}: expected shape {expected}, got {params[name].shape}")
+    return ValueError(f"x: expected shape (..., {next(iter(params.values())).shape[0]}), got {np.shape(x)}")
+
+
+def _features(x: Any, dtype: npt.DTypeLike, n: int | None, *, sparse: bool = False) -> Array:
+    """Bring an input to the dtype of the parameters, and check its width if there is one to check."""
+    values: Array = x if sparse and hasattr(x, "tocsr") else asarray(array("x", x))
+    if values.dtype != dtype:
+        if values.dtype.kind not in "fiub":
+            raise TypeError(f"x: expected numbers, got dtype {values.dtype}")
+        if np.dtype(dtype).kind != "f":
+            raise TypeError(f"params: expected floating-point numbers, got dtype {dtype}")
+        values = values.astype(dtype)
+    if values.ndim == 0 or (n is not None and values.shape[-1] != n):
+        raise ValueError(f"x: expected shape (..., {'n' if n is None else n}), got {values.shape}")
+    return values
 
 
 # ---------------------------------------------------------------------------------------- layers
@@ -68,42 +150,31 @@ def Dense(
     ((3,), (2, 3), array([0., 0., 0.], dtype=float32))
     """
     features = integer("features", features)
-    draw_w = _initializer("w_init", xavier_uniform() if w_init is None else w_init)
-    draw_b = _initializer("b_init", zeros() if b_init is None else b_init)
+    draw_w = guarded("w_init", xavier_uniform() if w_init is None else w_init)
+    draw_b = guarded("b_init", zeros() if b_init is None else b_init)
 
-    def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+    def init(key: Key, n: int) -> tuple[int, Tree]:
         w_key, b_key = random.split(key)
-        params = {"w": draw_w(w_key, (_width(shape), features))}
-        if bias:
-            params["b"] = draw_b(b_key, (features,))
-        return (*shape[:-1], features), params
+        w = draw_w(w_key, (n, features))
+        return features, {"w": w, "b": draw_b(b_key, (features,))} if bias else {"w": w}
 
-    @differentiable
-    @_naming_parameters
-    def dense(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
+    def dense(params: Tree, x: Array, train: Any) -> tuple[Array, Pullback]:
         w = params["w"]
-        if w.ndim != 2 or w.shape[1] != features:
-            inputs = np.shape(x)[-1] if np.ndim(x) else "inputs"
-            raise ValueError(f"w: expected shape ({inputs}, {features}), got {w.shape}")
-        x = _features(x, w.dtype, len(w), sparse=True)
-        y = _rows(x).dot(w)  # half the overhead of matmul
+        y = x.dot(w)
         if bias:
-            b = params["b"]
-            if b.shape != (features,):
-                raise ValueError(f"b: expected shape ({features},), got {b.shape}")
-            y += b
+            y += params["b"]
 
         def pullback(dy: Array) -> Iterator[Any]:
-            dy = _rows(dy)
-            d = {"w": _rows(x).T.dot(dy)}
-            if bias:
-                d["b"] = sum_of_rows(dy, _times_ones)  # several times faster than adding
-            yield d
-            yield dy.dot(w.T).reshape(x.shape)
+            dw = x.T.dot(dy)
+            yield {"w": dw, "b": sum_of_rows(dy, times_ones)} if bias else {"w": dw}
+            yield dy.dot(w.T)
 
-        return y if x.ndim == 2 else y.reshape(*x.shape[:-1], features), pullback
+        return y, pullback
 
-    return Layer(init, dense)
+    def shapes(n: int) -> dict[str, tuple[int, ...]]:
+        return {"w": (n, features), "b": (features,)} if bias else {"w": (n, features)}
+
+    return _layer(dense, init, shapes, sparse=True)
 
 
 @hinting
@@ -119,17 +190,17 @@ def Embedding(num_embeddings: int, features: int, w_init: Initializer | None = N
     (3, 4)
     """
     num_embeddings, features = integer("num_embeddings", num_embeddings), integer("features", features)
-    draw_w = _initializer("w_init", normal() if w_init is None else w_init)
+    draw_w = guarded("w_init", normal() if w_init is None else w_init)
 
     def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
         return (*shape_of_one("shape", shape), features), {"w": draw_w(key, (num_embeddings, features))}
 
     @differentiable
-    @_naming_parameters
     def embedding(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
-        w, x = params["w"], asarray(array("x", x))
-        if w.ndim != 2 or w.shape[1] != features:
-            raise ValueError(f"w: expected shape ({num_embeddings}, {features}), got {w.shape}")
+        w = params.get("w") if isinstance(params, dict) else None
+        if not isinstance(w, np.ndarray) or w.ndim != 2 or w.shape[1] != features:
+            raise _misfit(params, lambda n: {"w": (num_embeddings, features)}, x)
+        x = asarray(array("x", x))
         if x.dtype.kind not in "iu":
             raise TypeError(f"x: expected integers, got {x.dtype}")
         if x.size and not (x.min() >= 0 and x.max() < len(w)):
@@ -166,22 +237,14 @@ def BatchNorm(*, eps: float = 1e-5) -> Layer:
     """
     eps = max(number("eps", eps), TINY)
 
-    def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
-        n = (_width(shape),)
-        zero, one = zeros(), ones()
-        statistics = {"mean": zero(key, n), "var": one(key, n), "count": zero(key, ())}
-        return shape, {"scale": one(key, n), "bias": zero(key, n), **statistics}
+    def init(key: Key, n: int) -> tuple[int, Tree]:
+        zero, one = zeros()(key, (n,)), ones()(key, (n,))
+        return n, {"scale": one, "bias": zero, "mean": zero.copy(), "var": one.copy(), "count": zeros()(key, ())}
 
-    @differentiable
-    @_naming_parameters
-    def batch_norm(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
+    def batch_norm(params: Tree, x: Array, train: Any) -> tuple[Array, Pullback]:
         scale, mean, var = params["scale"], params["mean"], params["var"]
-        if not scale.shape == params["bias"].shape == mean.shape == var.shape:
-            raise _of_one_shape(params, "scale", "bias", "mean", "var")
-        x = _features(x, scale.dtype, len(scale))
         if train:
-            z, r, mean, var, n = of_batch(_rows(x), eps, train)
-            z = z.reshape(x.shape)
+            z, r, mean, var, n = of_batch(x, eps, train)
             if isinstance(train, Calibration):
                 train.record(params, mean, var, n)
         elif params["count"] == 0:
@@ -190,15 +253,12 @@ def BatchNorm(*, eps: float = 1e-5) -> Layer:
             r = 1 / np.sqrt(var + eps)
             with np.errstate(over="ignore"):
                 z = (x - mean) * r
-        with np.errstate(over="ignore"):
-            y = scale * z + params["bias"]
 
         def pullback(dy: Array) -> Iterator[Any]:
-            dbias, dscale = sum_of_rows(_rows(dy)), sum_of_rows(_rows(dy * z))
-            if train:
-                dmean, dvar = np.zeros_like(mean), np.zeros_like(var)
-            else:
-                dmean, dvar = -scale * r * dbias, -0.5 * scale * r * r * dscale
+            dbias, dscale = sum_of_rows(dy), sum_of_rows(dy * z)
+            dmean, dvar = (np.zeros_like(mean), np.zeros_like(var)) if train else (
+                -scale * r * dbias, -0.5 * scale * r * r * dscale
+            )  # fmt: skip
             count = np.zeros_like(params["count"])
             yield {"scale": dscale, "bias": dbias, "mean": dmean, "var": dvar, "count": count}
             if train:
@@ -207,10 +267,13 @@ def BatchNorm(*, eps: float = 1e-5) -> Layer:
             else:
                 yield scale * r * dy
 
-        return y, pullback
+        with np.errstate(over="ignore"):
+            return scale * z + params["bias"], pullback
 
-    batch_norm.settings = {"eps": eps}
-    return Layer(init, batch_norm)
+    def shapes(n: int) -> dict[str, tuple[int, ...]]:
+        return {"scale": (n,), "bias": (n,), "mean": (n,), "var": (n,), "count": ()}
+
+    return _layer(batch_norm, init, shapes, settings={"eps": eps})
 
 
 def LayerNorm(*, eps: float = 1e-5) -> Layer:
@@ -221,28 +284,21 @@ def LayerNorm(*, eps: float = 1e-5) -> Layer:
     """
     eps = max(number("eps", eps), TINY)
 
-    def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
-        n = (_width(shape),)
-        return shape, {"scale": ones()(key, n), "bias": zeros()(key, n)}
+    def init(key: Key, n: int) -> tuple[int, Tree]:
+        return n, {"scale": ones()(key, (n,)), "bias": zeros()(key, (n,))}
 
-    @differentiable
-    @_naming_parameters
-    def layer_norm(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
+    def layer_norm(params: Tree, x: Array, train: Any) -> tuple[Array, Pullback]:
         scale = params["scale"]
-        if scale.shape != params["bias"].shape:
-            raise _of_one_shape(params, "scale", "bias")
-        x = _features(x, scale.dtype, len(scale))
         z, r, _, _ = standardized(x, -1, eps)
 
         def pullback(dy: Array) -> Iterator[Any]:
-            yield {"scale": sum_of_rows(_rows(dy * z)), "bias": sum_of_rows(_rows(dy))}
+            yield {"scale": sum_of_rows(dy * z), "bias": sum_of_rows(dy)}
             dz = dy * scale
             yield r * (dz - mean_of(dz, -1) - z * mean_of(dz * z, -1))
 
         return scale * z + params["bias"], pullback
 
-    layer_norm.settings = {"eps": eps}
-    return Layer(init, layer_norm)
+    return _layer(layer_norm, init, lambda n: {"scale": (n,), "bias": (n,)}, settings={"eps": eps})
 
 
 def RMSNorm(*, eps: float | None = None) -> Layer:
@@ -258,25 +314,21 @@ def RMSNorm(*, eps: float | None = None) -> Layer:
     """
     eps = None if eps is None else max(number("eps", eps), TINY)
 
-    def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
-        return shape, {"scale": ones()(key, (_width(shape),))}
+    def init(key: Key, n: int) -> tuple[int, Tree]:
+        return n, {"scale": ones()(key, (n,))}
 
-    @differentiable
-    @_naming_parameters
-    def rms_norm(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
+    def rms_norm(params: Tree, x: Array, train: Any) -> tuple[Array, Pullback]:
         scale = params["scale"]
-        x = _features(x, scale.dtype, len(scale))
         z, r = rms_normalized(x, float(np.finfo(scale.dtype).eps) if eps is None else eps)
 
         def pullback(dy: Array) -> Iterator[Any]:
-            yield {"scale": sum_of_rows(_rows(dy * z))}
+            yield {"scale": sum_of_rows(dy * z)}
             dz = dy * scale
             yield r * (dz - z * mean_of(dz * z, -1))
 
         return scale * z, pullback
 
-    rms_norm.settings = {"eps": eps}
-    return Layer(init, rms_norm)
+    return _layer(rms_norm, init, lambda n: {"scale": (n,)}, settings={"eps": eps})
 
 
 def GLU() -> Layer:
@@ -388,30 +440,24 @@ def Prelu(num_parameters: int = 1, init: float = 0.25) -> Layer:
     Parameter: `slope` (num_parameters,), all `init`. At 0 the derivative is the slope. He, Zhang, Ren and Sun 2015,
     arXiv 1502.01852.
     """
-    num_parameters, start = integer("num_parameters", num_parameters), constant(number("init", init, "(-inf, inf)"))
+    k, start = integer("num_parameters", num_parameters), constant(number("init", init, "(-inf, inf)"))
 
-    def init_(key: Key, shape: Shape) -> tuple[Shape, Tree]:
-        if num_parameters not in (1, _width(shape)):
-            raise ValueError(f"num_parameters: expected 1 or the width, {shape[-1]}, got {num_parameters}")
-        return shape, {"slope": start(key, (num_parameters,))}
+    def init_(key: Key, n: int) -> tuple[int, Tree]:
+        if k not in (1, n):
+            raise ValueError(f"num_parameters: expected 1 or the width, {n}, got {k}")
+        return n, {"slope": start(key, (k,))}
 
-    @differentiable
-    @_naming_parameters
-    def prelu(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
-        slope = params["slope"]
-        if slope.shape != (num_parameters,):
-            raise ValueError(f"slope: expected shape ({num_parameters},), got {slope.shape}")
-        x = _features(x, slope.dtype, num_parameters if num_parameters > 1 else None)
-        negative = np.minimum(x, 0)
+    def prelu(params: Tree, x: Array, train: Any) -> tuple[Array, Pullback]:
+        slope, negative = params["slope"], np.minimum(x, 0)
 
         def pullback(dy: Array) -> Iterator[Any]:
-            d = sum_of_rows(_rows(dy * negative))
-            yield {"slope": d if num_parameters > 1 else d.sum(keepdims=True)}
+            dslope = sum_of_rows(dy * negative)
+            yield {"slope": dslope if k > 1 else dslope.sum(keepdims=True)}
             yield np.where(x > 0, dy, slope * dy)
 
         return np.maximum(x, 0) + slope * negative, pullback
 
-    return Layer(init_, prelu)
+    return _layer(prelu, init_, lambda n: {"slope": (k,)}, any_width=k == 1)
 
 
 # ------------------------------------------------------------------------------------ combinators
@@ -612,71 +658,91 @@ def fan_in_concat(axis: int = -1) -> Layer:
 # ---------------------------------------------------------------------------- activations as layers
 
 
-def _activation_layer(name: str, f: Callable[..., Any]) -> Callable[..., Layer]:
+def _of(f: Callable[..., Any], name: str = "") -> Callable[..., Layer]:
+    """Make the constructor of an activation's layer, which takes the settings of the activation."""
+
     def constructor(*args: Any, **settings: Any) -> Layer:
-        settings = _bound(name, f, args, settings)
+        settings = _bound(constructor.__name__, f, args, settings)
         if f.__name__ in ("softmax", "log_softmax"):
             integer("axis", settings.get("axis", -1), None)
         else:
             f(0.0, **settings)  # says which of them make no sense
         return Activation(f, **settings)
 
-    constructor.__name__ = constructor.__qualname__ = name
-    constructor.__doc__ = f"The layer of `activations.{f.__name__}`, which tells its settings.\n\n{f.__doc__}"
+    constructor.__name__ = constructor.__qualname__ = name or "".join(map(str.capitalize, f.__name__.split("_")))
+    constructor.__doc__ = f"The layer of `activations.{f.__name__}`, which describes its settings.\n\n{f.__doc__}"
     return constructor
 
 
-_constructors = {"".join(word.capitalize() for word in name.split("_")): f for name, f in activations.table.items()}
-globals().update({name: _activation_layer(name, f) for name, f in _constructors.items()})
-Swish: Callable[..., Layer] = _activation_layer("Swish", activations.swish)
-
-if TYPE_CHECKING:
-    Identity: Callable[..., Layer]
-    Tanh: Callable[..., Layer]
-    Tanhshrink: Callable[..., Layer]
-    Hardtanh: Callable[..., Layer]
-    Sigmoid: Callable[..., Layer]
-    LogSigmoid: Callable[..., Layer]
-    Hardsigmoid: Callable[..., Layer]
-    Relu: Callable[..., Layer]
-    Relu6: Callable[..., Layer]
-    LeakyRelu: Callable[..., Layer]
-    Elu: Callable[..., Layer]
-    Celu: Callable[..., Layer]
-    Selu: Callable[..., Layer]
-    Gelu: Callable[..., Layer]
-    Mish: Callable[..., Layer]
-    Silu: Callable[..., Layer]
-    Hardswish: Callable[..., Layer]
-    Softplus: Callable[..., Layer]
-    Softsign: Callable[..., Layer]
-    Softshrink: Callable[..., Layer]
-    Hardshrink: Callable[..., Layer]
-    Threshold: Callable[..., Layer]
-    Softmax: Callable[..., Layer]
-    LogSoftmax: Callable[..., Layer]
-
+Identity = _of(activations.identity)
+Tanh = _of(activations.tanh)
+Tanhshrink = _of(activations.tanhshrink)
+Hardtanh = _of(activations.hardtanh)
+Sigmoid = _of(activations.sigmoid)
+LogSigmoid = _of(activations.log_sigmoid)
+Hardsigmoid = _of(activations.hardsigmoid)
+Relu = _of(activations.relu)
+Relu6 = _of(activations.relu6)
+LeakyRelu = _of(activations.leaky_relu)
+Elu = _of(activations.elu)
+Celu = _of(activations.celu)
+Selu = _of(activations.selu)
+Gelu = _of(activations.gelu)
+Mish = _of(activations.mish)
+Silu = _of(activations.silu)
+Hardswish = _of(activations.hardswish)
+Softplus = _of(activations.softplus)
+Softsign = _of(activations.softsign)
+Softshrink = _of(activations.softshrink)
+Hardshrink = _of(activations.hardshrink)
+Threshold = _of(activations.threshold)
+Softmax = _of(activations.softmax)
+LogSoftmax = _of(activations.log_softmax)
+Swish = _of(activations.swish, "Swish")
 
 __all__ = [
+    "GLU",
     "Activation",
     "BatchNorm",
+    "Celu",
     "Dense",
     "Dropout",
+    "Elu",
     "Embedding",
     "Flatten",
-    "GLU",
+    "Gelu",
+    "Hardshrink",
+    "Hardsigmoid",
+    "Hardswish",
+    "Hardtanh",
+    "Identity",
     "Layer",
     "LayerNorm",
+    "LeakyRelu",
+    "LogSigmoid",
+    "LogSoftmax",
+    "Mish",
     "Prelu",
     "RMSNorm",
+    "Relu",
+    "Relu6",
+    "Selu",
+    "Sigmoid",
+    "Silu",
+    "Softmax",
+    "Softplus",
+    "Softshrink",
+    "Softsign",
     "Swish",
+    "Tanh",
+    "Tanhshrink",
+    "Threshold",
     "fan_in_concat",
     "fan_in_sum",
     "fan_out",
     "parallel",
     "residual",
     "serial",
-    *_constructors,
 ]
 
 
@@ -698,88 +764,6 @@ def _bound(name: str, f: Callable[..., Any], args: tuple[Any, ...], settings: di
     except TypeError as error:
         raise TypeError(f"{name}: {error}") from None
     return dict(list(arguments.items())[1:])
-
-
-def _initializer(name: str, initializer: Any) -> Initializer:
-    """Guard an initializer: it must be one, and what it draws an array of the shape asked for."""
-    if any(initializer is getattr(initializers, constructor) for constructor in initializers.__all__):
-        raise TypeError(f"{name}: expected an initializer, got {given(initializer)}; call it: {initializer.__name__}()")
-    if isinstance(initializer, Differentiable | Layer):
-        raise TypeError(
-            f"{name}: expected an initializer, got {given(initializer)}; an activation is a layer of its own"
-        )
-    if not callable(initializer):
-        raise TypeError(
-            f"{name}: expected an initializer, such as xavier_uniform(), got {given(initializer)}; the input's width "
-            "is not given: init is told the input's shape"
-        )
-
-    def draw(key: Key, shape: Shape) -> Array:
-        try:
-            drawn: Array = initializer(key, shape)
-        except (TypeError, ValueError) as error:
-            raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}: {error}") from error
-        if np.shape(drawn) != shape:
-            raise ValueError(f"{name}: expected it to draw shape {shape}, got {given(drawn)}")
-        return drawn
-
-    return draw
-
-
-def _naming_parameters(rule: Callable[..., tuple[Any, Pullback]]) -> Callable[..., tuple[Any, Pullback]]:
-    """Have a rule of ``(params, x)`` say which parameter is missing or no array."""
-
-    @functools.wraps(rule)
-    def checked(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
-        try:
-            return rule(params, x, train=train, key=key)
-        except KeyError as error:
-            raise ValueError(f"{error.args[0]}: missing from the parameters") from error
-        except (AttributeError, IndexError, TypeError):
-            if not isinstance(params, dict):
-                raise TypeError(f"params: expected a dict of arrays, got {given(params)}") from None
-            for name, leaf in params.items():
-                if not isinstance(leaf, np.ndarray | np.generic):
-                    raise TypeError(f"{name}: expected an array, got {given(leaf)}") from None
-            raise
-
-    return checked
-
-
-def _of_one_shape(params: Tree, *names: str) -> ValueError:
-    shapes = ", ".join(f"{name} {params[name].shape}" for name in names)
-    return ValueError(f"{names[0]}: expected parameters of one shape, got {shapes}")
-
-
-def _times_ones(x: Array) -> Array:
-    total: Array = np.dot(_ones(len(x), x.dtype), x) if x.ndim == 2 else _ones(x.shape[1], x.dtype) @ x
-    return total
-
-
-@functools.lru_cache(maxsize=16)
-def _ones(n: int, dtype: np.dtype[Any]) -> Array:
-    ones = np.ones(n, dtype)
-    ones.flags.writeable = False
-    return ones
-
-
-def _rows(x: Array) -> Array:
-    """View (..., n) as (rows, n)."""
-    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-
-
-def _features(x: Any, dtype: npt.DTypeLike, n: int | None, *, sparse: bool = False) -> Array:
-    """Bring an input to the dtype of the parameters, and check its width if there is one to check."""
-    values: Array = x if sparse and hasattr(x, "tocsr") else asarray(array("x", x))
-    if values.dtype != dtype:
-        if values.dtype.kind not in "fiub":
-            raise TypeError(f"x: expected numbers, got dtype {values.dtype}")
-        if np.dtype(dtype).kind != "f":
-            raise TypeError(f"params: expected floating-point numbers, got dtype {dtype}")
-        values = values.astype(dtype)
-    if n is not None and (values.ndim == 0 or values.shape[-1] != n):
-        raise ValueError(f"x: expected shape (..., {n}), got {values.shape}")
-    return values
 
 
 def _in_dtype_of(params: Tree, x: Any) -> Any:

@@ -5,6 +5,7 @@ BatchNorm and Dropout, for which a batch is more than its rows, ask them what to
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -174,3 +175,16 @@ def sum_of_rows(x: Array, add: Callable[[Array], Array] = lambda x: np.add.reduc
         whole = len(x) - len(x) % BLOCK
         x = np.concatenate([add(x[:whole].reshape(-1, BLOCK, x.shape[1])), x[whole:]])
     return add(x)
+
+
+def times_ones(x: Array) -> Array:
+    """Add up as a product with ones, several times faster than adding."""
+    total: Array = np.dot(_ones(len(x), x.dtype), x) if x.ndim == 2 else _ones(x.shape[1], x.dtype) @ x
+    return total
+
+
+@functools.lru_cache(maxsize=16)
+def _ones(n: int, dtype: np.dtype[Any]) -> Array:
+    ones = np.ones(n, dtype)
+    ones.flags.writeable = False
+    return ones

@@ -150,7 +150,7 @@ def test_vjp_of_an_affine_function_is_its_adjoint(name, data):
 
 # ------------------------------------------------------------------------------------ completeness
 
-MAKERS = {"differentiable", "elementwise", "loss", "Differentiable", "Loss", "_combinator"}
+MAKERS = {"differentiable", "elementwise", "loss", "Differentiable", "Loss", "_combinator", "_layer"}
 """What makes a function differentiable, as a decorator or as a call."""
 
 
@@ -177,8 +177,9 @@ class Declared(ast.NodeVisitor):
 
     def visit_Call(self, node):
         if maker(node) in MAKERS:
-            self.passed += [self.paths(arg.id) for arg in node.args if isinstance(arg, ast.Name)]
-            self.names |= {self.paths("<lambda>")[0] for arg in node.args if isinstance(arg, ast.Lambda)}
+            args = node.args[:1] if maker(node) == "_layer" else node.args  # the others are no rules
+            self.passed += [self.paths(arg.id) for arg in args if isinstance(arg, ast.Name)]
+            self.names |= {self.paths("<lambda>")[0] for arg in args if isinstance(arg, ast.Lambda)}
         self.generic_visit(node)
 
     def inside(self, node):

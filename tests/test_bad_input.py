@@ -377,7 +377,7 @@ TABLE = {
         ("integers as parameters", lambda: Dense(3).apply({"w": np.ones((4, 3), int), "b": np.zeros(3)}, X), TypeError,
          "params: expected floating-point numbers, got dtype int64"),
         ("scale and bias of two shapes", lambda: LayerNorm().apply({"scale": X[0], "bias": X[0, :1]}, X), ValueError,
-         "scale: expected parameters of one shape, got scale (4,), bias (1,)"),
+         "bias: expected shape (4,), got (1,)"),
         ("slopes of another number", lambda: Prelu().apply({"slope": X[0]}, X), ValueError,
          "slope: expected shape (1,), got (4,)"),
         ("a batch of one in BatchNorm", lambda: NORMED.apply(NORMED_PARAMS, X[:1], train=True), ValueError,
