@@ -217,6 +217,10 @@ def Embedding(num_embeddings: int, features: int, w_init: Initializer | None = N
     return Layer(init, embedding)
 
 
+STATISTICS = frozenset({"mean", "var", "count"})
+"""The leaves of BatchNorm that are worked out from data, not learned. A dict with all three holds such statistics."""
+
+
 def BatchNorm(*, eps: float = 1e-5) -> Layer:
     """Normalize each feature: ``y = scale (x - mean) / √(var + eps) + bias``, (..., n) to (..., n).
 

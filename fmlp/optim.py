@@ -4,15 +4,16 @@
 the parameters. A transformation that only changes gradients, such as `clip_by_global_norm`, is the same kind of
 pair, and `chain` composes them. The state is a tree, so it can be saved.
 
-The optimizers of PyTorch's names follow PyTorch step by step. `weight_decay` leaves BatchNorm's statistics alone, as
-there: the leaves `mean`, `var` and `count` of one dict. `learning_rate` is a number or a schedule, a function
-from the count of steps made to a number (`schedules.per_epoch` makes it count epochs); the last one used is in the
-state, where `learning_rate` finds it. A mask or a tree of labels may end early: what it has for a dict or a list
-holds for all leaves below.
+The optimizers of PyTorch's names follow PyTorch step by step. `weight_decay` leaves BatchNorm's statistics alone
+(`layers.STATISTICS`: the leaves `mean`, `var` and `count` of one dict), as there. `learning_rate` is a number or a
+schedule, a function from the count of steps made to a number (`schedules.per_epoch` makes it count epochs); the last
+rate used is in the state, where `learning_rate` finds it. A mask or a tree of labels may end early: what it has for a
+dict or a list holds for all leaves below.
 
-Those that divide by the root of squares keep to float32's range: gradients whose squares overflow are clipped, to
-±10⁻³ √max of their dtype, 1.8e16 for float32, and an `eps` below 1e-19 counts as 1e-19 (1e-37 in `adadelta`).
-float16, whose range holds neither a square nor a small rate, is worked on in float32, in which the state is, too.
+Those that divide by the root of squares keep to float32's range: where the gradients' squares add up to more than 10⁻⁶
+of the largest number of their dtype, gradients are clipped to its root, ±1.8e16 for float32, and an `eps` below 1e-19
+counts as 1e-19 (1e-37 in `adadelta` and `adamax`). float16, whose range holds neither a square nor a small rate, is
+worked on in float32, in which the state is, too.
 
 All raise TypeError for hyper-parameters that are no numbers, ValueError for those out of range, and ValueError naming
 the path when gradients do not fit the parameters.
@@ -30,6 +31,7 @@ import numpy as np
 from fmlp import tree
 from fmlp.checks import given, hinting, integer, number
 from fmlp.checks import schedule as checked_schedule
+from fmlp.layers import STATISTICS
 from fmlp.recording import asarray, primitive
 from fmlp.schedules import CountsEpochs, rate
 from fmlp.tree import Array, Tree
@@ -135,13 +137,13 @@ def sgd(
     if nesterov and (momentum == 0 or dampening != 0):
         raise ValueError("nesterov: needs a momentum above 0 and a dampening of 0")
     if momentum == 0:
-        return _descent(learning_rate, lambda g, lr, t: (-lr * g, {}), weight_decay=weight_decay)
+        return _descent(lambda g, lr, t: (-lr * g, {}), learning_rate, weight_decay=weight_decay)
 
-    def step(g: Array, lr: float, t: int, momentum_buffer: Array) -> Step:
+    def equation(g: Array, lr: float, t: int, momentum_buffer: Array) -> Update:
         b = g if t == 1 else momentum * momentum_buffer + (1 - dampening) * g
         return -lr * (g + momentum * b if nesterov else b), {"momentum_buffer": b}
 
-    return _descent(learning_rate, step, {"momentum_buffer": 0.0}, weight_decay=weight_decay)
+    return _descent(equation, learning_rate, {"momentum_buffer": 0.0}, weight_decay=weight_decay)
 
 
 @hinting
@@ -158,11 +160,11 @@ def adagrad(
     """
     start, eps = number("initial_accumulator_value", initial_accumulator_value), _eps(eps)
 
-    def step(g: Array, lr: float, t: int, sum: Array) -> Step:
+    def equation(g: Array, lr: float, t: int, sum: Array) -> Update:
         s = sum + g * g
         return -lr * g / (np.sqrt(s) + eps), {"sum": s}
 
-    return _descent(learning_rate, step, {"sum": start}, weight_decay=weight_decay, squares=True)
+    return _descent(equation, learning_rate, {"sum": start}, weight_decay=weight_decay, squares=True)
 
 
 @hinting
@@ -175,13 +177,13 @@ def adadelta(
     """
     rho, eps = number("rho", rho, "[0, 1]"), max(number("eps", eps), 1e-37)
 
-    def step(g: Array, lr: float, t: int, square_avg: Array, acc_delta: Array) -> Step:
+    def equation(g: Array, lr: float, t: int, square_avg: Array, acc_delta: Array) -> Update:
         v = rho * square_avg + (1 - rho) * g * g
         d = g * (np.sqrt(acc_delta + eps) / np.sqrt(v + eps))
         return -lr * d, {"square_avg": v, "acc_delta": rho * acc_delta + (1 - rho) * d * d}
 
     slots = {"square_avg": 0.0, "acc_delta": 0.0}
-    return _descent(learning_rate, step, slots, weight_decay=weight_decay, squares=True)
+    return _descent(equation, learning_rate, slots, weight_decay=weight_decay, squares=True)
 
 
 @hinting
@@ -202,7 +204,7 @@ def rmsprop(
     alpha, eps = number("alpha", alpha, "[0, 1]"), _eps(eps)
     momentum = number("momentum", momentum, "[0, 1]")
 
-    def step(g: Array, lr: float, t: int, **slots: Array) -> Step:
+    def equation(g: Array, lr: float, t: int, **slots: Array) -> Update:
         new = {"square_avg": alpha * slots["square_avg"] + (1 - alpha) * g * g}
         v = new["square_avg"]
         if centered:
@@ -214,7 +216,7 @@ def rmsprop(
         return -lr * d, new
 
     slots = ["square_avg"] + ["grad_avg"] * centered + ["momentum_buffer"] * (momentum > 0)
-    return _descent(learning_rate, step, dict.fromkeys(slots, 0.0), weight_decay=weight_decay, squares=True)
+    return _descent(equation, learning_rate, dict.fromkeys(slots, 0.0), weight_decay=weight_decay, squares=True)
 
 
 @hinting
@@ -240,8 +242,8 @@ def adam(
     >>> apply_updates(params, updates)["w"].round(6)
     array([ 0.9, -0.9])
     """
-    step, slots = _adam(b1, b2, eps, amsgrad)
-    return _descent(learning_rate, step, slots, weight_decay=weight_decay, squares=True)
+    equation, slots = _adam(b1, b2, eps, amsgrad)
+    return _descent(equation, learning_rate, slots, weight_decay=weight_decay, squares=True)
 
 
 @hinting
@@ -262,8 +264,26 @@ def adamw(
 
     Loshchilov and Hutter 2019, arXiv 1711.05101.
     """
-    step, slots = _adam(b1, b2, eps, amsgrad)
-    return _descent(learning_rate, step, slots, decoupled_decay=weight_decay, mask=mask, squares=True)
+    equation, slots = _adam(b1, b2, eps, amsgrad)
+    return _descent(equation, learning_rate, slots, decoupled_decay=weight_decay, mask=mask, squares=True)
+
+
+def _adam(b1: float, b2: float, eps: float, amsgrad: bool) -> tuple[Equation, dict[str, float]]:
+    b1, b2, eps = number("b1", b1, "[0, 1)"), number("b2", b2, "[0, 1)"), _eps(eps)
+
+    def equation(g: Array, lr: float, t: int, mu: Array, nu: Array, nu_max: Array | None = None) -> Update:
+        averages = {"nu": _average(b2, nu, g * g), "mu": _average(b1, mu, g)}
+        if nu_max is not None:
+            averages["nu_max"] = np.maximum(nu_max, averages["nu"])
+        m, v = averages["mu"], averages["nu_max" if nu_max is not None else "nu"]
+        c = _sqrt(1 - b2**t)
+        update = np.sqrt(v)  # √v̂ c
+        update += eps * c
+        np.divide(m, update, out=update)
+        update *= -lr * c / (1 - b1**t)
+        return update, averages
+
+    return equation, dict.fromkeys(["mu", "nu", *["nu_max"] * amsgrad], 0.0)
 
 
 @hinting
@@ -288,7 +308,7 @@ def nadam(
     def momentum(t: int) -> float:
         return b1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))  # type: ignore[no-any-return]
 
-    def step(g: Array, lr: float, t: int, mu: Array, nu: Array, mu_product: float) -> Step:
+    def equation(g: Array, lr: float, t: int, mu: Array, nu: Array, mu_product: np.float64) -> Update:
         m = b1 * mu + (1 - b1) * g
         v = b2 * nu + (1 - b2) * g * g
         now, following = momentum(t), momentum(t + 1)
@@ -297,7 +317,7 @@ def nadam(
         return -lr * numerator / (np.sqrt(v / (1 - b2**t)) + eps), {"mu": m, "nu": v, "mu_product": _float64(product)}
 
     slots, scalars = {"mu": 0.0, "nu": 0.0}, {"mu_product": np.float64(1)}
-    return _descent(learning_rate, step, slots, scalars, weight_decay=weight_decay, squares=True)
+    return _descent(equation, learning_rate, slots, scalars, weight_decay=weight_decay, squares=True)
 
 
 @hinting
@@ -327,13 +347,12 @@ def radam(
         r = math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
         return 1 / (r * math.sqrt(1 - b2**t)), 0.0
 
-    def step(g: Array, lr: float, t: int, mu: Array, nu: Array) -> Step:
-        m = b1 * mu + (1 - b1) * g
-        v = b2 * nu + (1 - b2) * g * g
+    def equation(g: Array, lr: float, t: int, mu: Array, nu: Array) -> Update:
+        v, m = _average(b2, nu, g * g), _average(b1, mu, g)
         a, b = rectified(t)
         return -lr / (1 - b1**t) * m / (a * (np.sqrt(v) + eps) + b), {"mu": m, "nu": v}
 
-    return _descent(learning_rate, step, {"mu": 0.0, "nu": 0.0}, weight_decay=weight_decay, squares=True)
+    return _descent(equation, learning_rate, {"mu": 0.0, "nu": 0.0}, weight_decay=weight_decay, squares=True)
 
 
 @hinting
@@ -351,12 +370,11 @@ def adamax(
     """
     b1, b2, eps = number("b1", b1, "[0, 1)"), number("b2", b2, "[0, 1)"), max(number("eps", eps), 1e-37)
 
-    def step(g: Array, lr: float, t: int, mu: Array, inf_norm: Array) -> Step:
-        m = b1 * mu + (1 - b1) * g
-        u = np.maximum(b2 * inf_norm, np.abs(g) + eps)
+    def equation(g: Array, lr: float, t: int, mu: Array, inf_norm: Array) -> Update:
+        u, m = np.maximum(b2 * inf_norm, np.abs(g) + eps), _average(b1, mu, g)
         return -lr / (1 - b1**t) * m / u, {"mu": m, "inf_norm": u}
 
-    return _descent(learning_rate, step, {"mu": 0.0, "inf_norm": 0.0}, weight_decay=weight_decay)
+    return _descent(equation, learning_rate, {"mu": 0.0, "inf_norm": 0.0}, weight_decay=weight_decay)
 
 
 @hinting
@@ -374,11 +392,132 @@ def lion(
     """
     b1, b2 = number("b1", b1, "[0, 1)"), number("b2", b2, "[0, 1)")
 
-    def step(g: Array, lr: float, t: int, mu: Array) -> Step:
+    def equation(g: Array, lr: float, t: int, mu: Array) -> Update:
         direction = np.sign(b1 * mu + (1 - b1) * g) + 0 * g  # NaN, not ±1, for what is not finite
-        return -lr * direction, {"mu": b2 * mu + (1 - b2) * g}
+        return -lr * direction, {"mu": _average(b2, mu, g)}
 
-    return _descent(learning_rate, step, {"mu": 0.0}, decoupled_decay=weight_decay, mask=mask)
+    return _descent(equation, learning_rate, {"mu": 0.0}, decoupled_decay=weight_decay, mask=mask)
+
+
+# ------------------------------------------------------------------------------ around an equation
+
+Update: TypeAlias = tuple[Array, dict[str, Any]]
+Equation: TypeAlias = Callable[..., Update]
+
+
+def _descent(
+    equation: Equation,
+    learning_rate: LearningRate,
+    slots: dict[str, float] | None = None,
+    scalars: dict[str, np.float64] | None = None,
+    *,
+    weight_decay: float = 0.0,
+    decoupled_decay: float = 0.0,
+    mask: Mask | None = None,
+    squares: bool = False,
+) -> Optimizer:
+    """Make an optimizer of ``equation(g, lr, t, **slots) -> (update, slots)``, element by element, for t = 1, 2, ….
+
+    It gets the gradients of all leaves as one vector, because a NumPy call costs about 1 µs however few numbers it
+    works on, and may overwrite it. `squares` says that it squares them.
+    """
+    weight_decay = number("weight_decay", weight_decay)
+    decoupled_decay = number("weight_decay", decoupled_decay)
+    if callable(learning_rate):
+        checked_schedule("learning_rate", learning_rate)
+    else:
+        learning_rate = number("learning_rate", learning_rate)
+    names = {*(slots or {}), *(scalars or {})}
+
+    def init(params: Tree) -> OptimizerState:
+        p, _ = _vector(params)
+        _check_floats(params)
+        held: dict[str, Any] = {name: np.full_like(p, value) for name, value in (slots or {}).items()}
+        held |= scalars or {}
+        if isinstance(learning_rate, CountsEpochs):
+            held["steps_per_epoch"] = np.int64(0)
+        if weight_decay or decoupled_decay:
+            held |= _decays(_learned if mask is None else mask, params, p.dtype)
+        lr = learning_rate(0) if callable(learning_rate) else learning_rate
+        return OptimizerState(np.int64(0), np.float64(lr), held)
+
+    def update(grads: Tree, state: OptimizerState, params: Tree = None) -> tuple[Tree, OptimizerState]:
+        held, beside = _opened(state, names)
+        count, (g, unravel) = _number_in(state.steps), _vector(grads)
+        _check_sizes(grads, params, g, state.slots, first=count == 0)
+        lr = _rate(learning_rate, count, state.learning_rate, beside.get("steps_per_epoch", 0))
+        if weight_decay:
+            g += _decay(weight_decay, params, grads, g, beside)
+        if squares:
+            g = _squarable(g)
+        updates, held = equation(g, lr, count + 1, **held)
+        if decoupled_decay:
+            updates -= _decay(lr * decoupled_decay, params, grads, g, beside)
+        return unravel(updates), OptimizerState(_int64(count + 1), _float64(lr), held | beside)
+
+    return Optimizer(init, update)
+
+
+def _opened(state: OptimizerState, names: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a state holds for the equation, and what it holds beside that."""
+    if not isinstance(state, OptimizerState):
+        raise TypeError(f"state: expected an OptimizerState, as init makes it, got {given(state)}")
+    slots = dict(state.slots)
+    beside: dict[str, Any] = {name: slots.pop(name) for name in ("decays", "steps_per_epoch") if name in slots}
+    if slots.keys() != names:
+        raise ValueError(f"state: expected the vectors {sorted(names)}, got {sorted(slots)}")
+    return slots, beside
+
+
+def _vector(values: Tree) -> tuple[Array, Callable[[Array], Tree]]:
+    """Ravel a tree, float16 as float32: the squares of most numbers of float16 are 0 or infinite there."""
+    vector, unravel = tree.ravel(values)
+    if vector.dtype != np.float16:
+        return vector, unravel
+    return vector.astype(np.float32), lambda wide: unravel(wide.astype(np.float16))
+
+
+def _decays(mask: Mask, params: Tree, dtype: Any) -> dict[str, Array]:
+    """Say for each number whether it decays, as 1 or 0, unless all do."""
+    choice = _mask(mask, params)
+    if all(tree.leaves(choice)):
+        return {}
+    return {"decays": tree.ravel(tree.map(lambda leaf, m: np.full(np.shape(leaf), m, dtype), params, choice))[0]}
+
+
+def _decay(rate: float, params: Tree, grads: Tree, g: Array, beside: dict[str, Any]) -> Array:
+    """Return ``rate · params`` as one vector, 0 for those that do not decay."""
+    _check_decay(params)
+    p, _ = _vector(params)
+    if p.shape != g.shape:
+        _check_fit("a gradient", grads, params)
+    p *= rate
+    if "decays" in beside:
+        p *= beside["decays"]
+    return p
+
+
+def _squarable(g: Array) -> Array:
+    """Clip what is finite where the sum of squares comes close to an overflow, which one product of vectors tells."""
+    largest = float(np.finfo(g.dtype).max)
+    with np.errstate(over="ignore"):
+        if np.dot(g, g) < 1e-6 * largest:
+            return g
+    limit = 1e-3 * math.sqrt(largest)
+    clipped: Array = np.where(np.isfinite(g), np.clip(g, -limit, limit), g)
+    return clipped
+
+
+def _average(b: float, old: Array, new: Array) -> Array:
+    """Return ``b old + (1 - b) new``, in the memory of `new`."""
+    new *= 1 - b
+    new += b * old
+    return new
+
+
+def _eps(eps: float) -> float:
+    """At least 1e-19: squares of less are 0 in float32, and 0 / 0 is no update."""
+    return max(number("eps", eps), 1e-19)
 
 
 # -------------------------------------------------------------------------------- transformations
@@ -641,101 +780,6 @@ def _moved(p: Any, update: Any) -> Array:
     return asarray(moved, asarray(p).dtype)
 
 
-Step: TypeAlias = tuple[Array, dict[str, Any]]
-
-
-def _descent(
-    learning_rate: LearningRate,
-    step: Callable[..., Step],
-    slots: dict[str, float] | None = None,
-    scalars: dict[str, np.float64] | None = None,
-    *,
-    weight_decay: float = 0.0,
-    decoupled_decay: float = 0.0,
-    mask: Mask | None = None,
-    squares: bool = False,
-) -> Optimizer:
-    """Make an optimizer from ``step(g, lr, t, **slots) -> (update, slots)``, an element-wise formula for t = 1, 2, ….
-
-    The formula gets the gradients of all leaves as one vector, which it may overwrite: a NumPy call costs about 1 µs
-    however few numbers it works on. `squares` says that it squares them, so that they are clipped where that overflows.
-    """
-    weight_decay = number("weight_decay", weight_decay)
-    decoupled_decay = number("weight_decay", decoupled_decay)
-    if callable(learning_rate):
-        checked_schedule("learning_rate", learning_rate)
-    else:
-        learning_rate = number("learning_rate", learning_rate)
-    names = {*(slots or {}), *(scalars or {})}
-
-    def init(params: Tree) -> OptimizerState:
-        p = _wide(tree.ravel(params)[0])
-        for path, leaf in zip(tree.paths(params), tree.leaves(params), strict=True):
-            if np.asarray(leaf).dtype.kind != "f":
-                hint = "; init returns (shape, params)" if isinstance(params, tuple) and len(params) == 2 else ""
-                where = f" in {path}" if path else ""
-                raise TypeError(f"params: expected floating-point numbers, got {given(leaf)}{where}{hint}")
-        initial: dict[str, Any] = {name: np.full_like(p, value) for name, value in (slots or {}).items()}
-        initial |= scalars or {}
-        if isinstance(learning_rate, CountsEpochs):
-            initial["steps_per_epoch"] = np.int64(0)
-        if weight_decay or decoupled_decay:
-            choice = _mask(_learned if mask is None else mask, params)
-            if not all(tree.leaves(choice)):
-                decays = tree.map(lambda leaf, m: np.full(np.shape(leaf), m, p.dtype), params, choice)
-                initial["decays"], _ = tree.ravel(decays)
-        lr = learning_rate(0) if callable(learning_rate) else learning_rate
-        return OptimizerState(np.int64(0), np.float64(lr), initial)
-
-    def update(grads: Tree, state: OptimizerState, params: Tree = None) -> tuple[Tree, OptimizerState]:
-        if not isinstance(state, OptimizerState):
-            raise TypeError(f"state: expected an OptimizerState, as init makes it, got {given(state)}")
-        count, slots = _number_in(state.steps), dict(state.slots)
-        steps_per_epoch = _number_in(slots.get("steps_per_epoch", 0))
-        lr = _rate(learning_rate, count, _number_in(state.learning_rate), steps_per_epoch)
-        vector, unravel = tree.ravel(grads)
-        g = _wide(vector)
-        if count == 0:
-            _check_fit("a gradient", grads, params)
-        for name, slot in slots.items():
-            if np.ndim(slot) and slot.shape != g.shape:
-                _check_fit("a gradient", grads, params)
-                raise ValueError(f"state: {name} holds {slot.size} numbers, the gradients are {g.size}")
-        kept = {name: slots.pop(name) for name in ("decays", "steps_per_epoch") if name in slots}
-        decays = kept.get("decays")
-
-        def decayed(decay: float) -> Array:
-            p = _vector_like(grads, g, params)
-            p *= decay
-            if decays is not None:
-                p *= decays
-            return p
-
-        if weight_decay:
-            g += decayed(weight_decay)
-        try:
-            with np.errstate(over="raise" if squares and not _small(g) else None):
-                updates, slots = step(g, lr, count + 1, **slots)
-        except (KeyError, TypeError):
-            if slots.keys() != names:
-                raise ValueError(f"state: expected the vectors {sorted(names)}, got {sorted(slots)}") from None
-            raise
-        except FloatingPointError:
-            if not squares:
-                raise
-            g = _wide(tree.ravel(grads)[0])
-            if weight_decay:
-                g += decayed(weight_decay)
-            with np.errstate(over="ignore"):
-                updates, slots = step(_clipped_to_square(g), lr, count + 1, **slots)
-        if decoupled_decay:
-            updates -= decayed(lr * decoupled_decay)
-        updates = updates.astype(vector.dtype, copy=False)
-        return unravel(updates), OptimizerState(_int64(count + 1), _float64(lr), slots | kept)
-
-    return Optimizer(init, update)
-
-
 @primitive
 def _number_in(x: Any) -> Any:
     """Return the number in a scalar as a Python number, which upcasts no array."""
@@ -743,9 +787,9 @@ def _number_in(x: Any) -> Any:
 
 
 @primitive
-def _rate(learning_rate: LearningRate, count: int, last: float, steps_per_epoch: int) -> float:
+def _rate(learning_rate: LearningRate, count: int, last: np.float64, steps_per_epoch: np.int64) -> float:
     """Return the rate of this step, that of the last one unless there is a schedule."""
-    lr = rate(learning_rate, count, steps_per_epoch) if callable(learning_rate) else last
+    lr = rate(learning_rate, count, int(steps_per_epoch)) if callable(learning_rate) else float(last)
     return lr if type(lr) is float and 0 <= lr < inf else number(f"learning_rate({count})", lr)
 
 
@@ -769,54 +813,6 @@ def _float64(x: float) -> np.float64:
     return np.float64(x)
 
 
-def _small(g: Array) -> Any:
-    """Tell whether no sum of squares can overflow, so that there is nothing to watch: one product of vectors."""
-    with np.errstate(over="ignore"):
-        return np.dot(g, g) < 1e-6 * float(np.finfo(g.dtype).max)
-
-
-def _clipped_to_square(g: Array) -> Array:
-    """Clip what is finite so that sums of squares are."""
-    limit = 1e-3 * math.sqrt(np.finfo(g.dtype).max)
-    clipped: Array = np.where(np.isfinite(g), np.clip(g, -limit, limit), g)
-    return clipped
-
-
-def _eps(eps: float) -> float:
-    """At least 1e-19: squares of less are 0 in float32, and 0 / 0 is no update."""
-    return max(number("eps", eps), 1e-19)
-
-
-def _adam(b1: float, b2: float, eps: float, amsgrad: bool) -> tuple[Callable[..., Step], dict[str, float]]:
-    b1, b2, eps = number("b1", b1, "[0, 1)"), number("b2", b2, "[0, 1)"), _eps(eps)
-
-    # In the state are the sums Σ b₁ᵗ⁻ⁱ gᵢ and Σ b₂ᵗ⁻ⁱ gᵢ²: divided by the sums of their weights they are m̂ and v̂.
-    def step(g: Array, lr: float, t: int, mu: Array, nu: Array, nu_max: Array | None = None) -> Step:
-        weights_m, weights_v = ((1 - b**t) / (1 - b) for b in (b1, b2))
-        m = mu * b1
-        m += g
-        v = nu * b2
-        v += np.multiply(g, g, out=g)
-        slots = {"mu": m, "nu": v}
-        if nu_max is not None:  # in PyTorch's words the largest v, before v̂ is made of it
-            slots["nu_max"] = np.maximum(nu_max, (1 - b2) * v)
-        update = np.sqrt(v if nu_max is None else slots["nu_max"] / (1 - b2), out=g)
-        update += eps * _sqrt(weights_v)
-        np.divide(m, update, out=update)
-        update *= -lr * _sqrt(weights_v) / weights_m
-        return update, slots
-
-    return step, dict.fromkeys(["mu", "nu", *["nu_max"] * amsgrad], 0.0)
-
-
-def _vector_like(grads: Tree, g: Array, params: Tree) -> Array:
-    _check_decay(params)
-    p = _wide(tree.ravel(params)[0])
-    if p.shape != g.shape:
-        _check_fit("a gradient", grads, params)
-    return p
-
-
 def _check_decay(params: Tree) -> None:
     if params is None:
         raise ValueError("params: weight decay needs them; call update(grads, state, params)")
@@ -832,9 +828,20 @@ def _check_fit(what: str, values: Tree, params: Tree) -> None:
             raise ValueError(f"{path or 'params'}: expected {what} of shape {np.shape(p)}, got {np.shape(v)}")
 
 
-def _wide(g: Array) -> Array:
-    """Return float16 as float32: the squares of most of its numbers are 0 or infinite, and so are usual rates."""
-    return g.astype(np.float32) if g.dtype == np.float16 else g
+def _check_floats(params: Tree) -> None:
+    for path, leaf in zip(tree.paths(params), tree.leaves(params), strict=True):
+        if np.asarray(leaf).dtype.kind != "f":
+            hint = "; init returns (shape, params)" if isinstance(params, tuple) and len(params) == 2 else ""
+            where = f" in {path}" if path else ""
+            raise TypeError(f"params: expected floating-point numbers, got {given(leaf)}{where}{hint}")
+
+
+def _check_sizes(grads: Tree, params: Tree, g: Array, slots: dict[str, Any], *, first: bool) -> None:
+    wrong = [name for name, slot in slots.items() if np.ndim(slot) and slot.shape != g.shape]
+    if wrong or first:
+        _check_fit("a gradient", grads, params)
+    for name in wrong:
+        raise ValueError(f"state: {name} holds {slots[name].size} numbers, the gradients are {g.size}")
 
 
 def _scaled(factor: float, values: Tree) -> Tree:
@@ -860,12 +867,14 @@ def _stateless(f: Callable[[Tree, Tree], Tree]) -> Optimizer:
 
 
 def _learned(params: Tree) -> Tree:
-    """Tell for each leaf whether it is learned: BatchNorm's statistics are not."""
-    paths = tree.paths(params)
-    nodes = (path.removesuffix("count") for path in paths if path.rpartition("/")[2] == "count")
-    statistics = [{node + name for name in ("mean", "var", "count")} for node in nodes]
-    population = set().union(*(leaves for leaves in statistics if leaves <= {*paths}))
-    return tree.unflatten(params, [path not in population for path in paths])
+    """Tell what is learned: all but BatchNorm's statistics."""
+    if isinstance(params, dict):
+        leaves = {name for name, child in params.items() if not isinstance(child, dict | list | tuple)}
+        statistics = STATISTICS if leaves >= STATISTICS else frozenset()
+        return {name: name not in statistics and _learned(child) for name, child in params.items()}
+    if isinstance(params, list | tuple):
+        return tree._rebuild(params, [_learned(child) for child in params])
+    return True
 
 
 def _mask(mask: Mask, params: Tree) -> Tree:

@@ -142,7 +142,7 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
     array([[2., 2.],
            [2., 2.]])
     """
-    arrays = [asarray(unmasked("tree", leaf)) for leaf in leaves(tree)]
+    arrays = [leaf if type(leaf) is np.ndarray else asarray(unmasked("tree", leaf)) for leaf in leaves(tree)]
     ends = [*itertools.accumulate([a.size for a in arrays], initial=0)]
     dtypes = {a.dtype for a in arrays} or {np.dtype(np.float32)}
     dtype = dtypes.pop() if len(dtypes) == 1 else np.result_type(*dtypes)

@@ -329,7 +329,10 @@ def test_the_time_of_all_runs_counts(tmp_path):
         ({"key": random.key(5)}, r"key/0: \d+ in the file, \d+ now"),
         ({"optimizer": optim.adam(0.02, weight_decay=0.01)}, r"optimizer/learning_rate: 0.01 in the file, 0.02 now"),
         ({"optimizer": optim.adam(0.01)}, r"optimizer/weight_decay: 0.01 in the file, 0.0 now"),
-        ({"optimizer": optim.adam(0.01, b1=0.8, weight_decay=0.01)}, r"optimizer/step/b1: 0.9 in the file, 0.8 now"),
+        (
+            {"optimizer": optim.adam(0.01, b1=0.8, weight_decay=0.01)},
+            r"optimizer/equation/b1: 0.9 in the file, 0.8 now",
+        ),
         ({"optimizer": optim.lion(0.01)}, r"optimizer/.* in the file, .* now"),
         ({"loss": partial(losses.cross_entropy, label_smoothing=0.1)}, r"loss/.*: .*label_smoothing|loss/"),
         ({"data": (X[:40], Y[:40])}, r"data/0: 'float32 \(40, 4\)' in the file, 'float32 \(32, 4\)' now"),

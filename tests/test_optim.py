@@ -279,6 +279,23 @@ def test_two_hundred_steps_equal_the_paper(mode, weight_decay, seed):
     assert_close(run(MODES[mode](weight_decay=weight_decay), params, gradient)[0], expected)
 
 
+NAMES = {"mu": "m", "nu": "v", "nu_max": "most", "inf_norm": "u", "mu_product": "product"}
+NAMES |= {"momentum_buffer": "b", "sum": "sum", "square_avg": "v", "acc_delta": "a", "grad_avg": "m"}
+
+
+@EVERY
+def test_the_state_holds_what_the_paper_names(mode):
+    params, gradient = problem(13)
+    p, expected, optimizer = params["b"], {}, MODES[mode](weight_decay=0.0)
+    state = optimizer.init(p)
+    for t in range(5):
+        g = gradient(params | {"b": p}, t)["b"]
+        _, state = optimizer.update(g, state, p)
+        p = PAPERS[mode](p, g, expected, t + 1)
+        for name, slot in state.slots.items():
+            np.testing.assert_allclose(slot, expected[NAMES[name]], rtol=1e-12, err_msg=name)
+
+
 # ----------------------------------------------------------------------------- what all promise
 
 
@@ -478,6 +495,19 @@ def test_a_partition_is_each_optimizer_on_its_leaves(labels):
     assert_same_bits(both["a"][1], expected_fast)
     assert_same_bits({"b": both["b"], "a": both["a"][0]}, expected_slow)
     assert optim.learning_rates(state) == [0.5, 0.01]
+
+
+def test_what_a_mask_leaves_of_batch_norm_still_has_statistics():
+    norm = {name: np.full(3, 2.0) for name in ("scale", "mean", "var")} | {"count": np.array(60_000.0)}
+    params = [{"norm": norm, "nets": {"mean": norm | {}, "var": {"w": np.ones(2)}, "count": {"w": np.ones(2)}}}]
+    optimizer = optim.masked(optim.adamw(0.1), lambda params: tree.map(lambda p: np.ndim(p) > 0, params))
+    (updates,) = apply(optimizer, tree.map(np.zeros_like, params), params)
+    assert [path for path, u in zip(tree.paths(updates), tree.leaves(updates), strict=True) if u.any()] == [
+        "nets/count/w",
+        "nets/mean/scale",
+        "nets/var/w",
+        "norm/scale",
+    ]
 
 
 @pytest.mark.parametrize(
