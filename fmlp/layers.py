@@ -2,11 +2,11 @@
 
 ``init(key, shape) -> (out_shape, params)`` takes the shape of one example, without the batch axis, and makes the
 parameters, a nested dict of float32 arrays. ``apply(params, x, *, train=False, key=None) -> y`` is differentiable,
-takes a batch, and works in the dtype of the parameters. Whether it trains is said at the call.
+takes a batch, and works in the dtype of the parameters. The caller says whether it trains.
 
-Every constructor returns a `Layer`; there is one for each entry of `activations`: ``leaky_relu`` is ``LeakyRelu()``.
-A layer's name is the name of its `apply`, which also says what the layer is: `constructor_of` names its constructor,
-``apply.settings`` are what that was given, ``apply.children`` the layers that it combines.
+Every constructor returns a `Layer`. Each entry of `activations` has one: ``leaky_relu`` has ``LeakyRelu()``. A layer is
+named by the name of its `apply`. ``apply.settings`` are what its constructor was given, and ``apply.children`` the
+layers that it combines.
 """
 
 from __future__ import annotations
@@ -833,39 +833,6 @@ def _named(asker: str, layers: Iterable[Layer]) -> dict[str, Layer]:
         rule_of(layer.apply, f"{asker}: the layer at position {i}")
         children[f"{getattr(layer.apply, '__name__', 'layer')}_{i}"] = layer
     return children
-
-
-def inferred(layer: Layer, shape: Shape) -> tuple[Shape, Tree]:
-    """Return the output's shape, and parameters of the shapes that a layer has, for examples of a shape."""
-    return layer.init(random.key(0), shape)
-
-
-def constructor_of(layer: Layer) -> str | None:
-    """Name the constructor of this module that made the layer: "Dense", "Activation", "serial"; None for others.
-
-    With `settings` and `children` of its `apply`, and the parameters, that is all there is to know about a layer.
-    """
-    f = layer.apply
-    own = isinstance(f, Differentiable) and f.__module__ == __name__
-    return f.__qualname__.split(".")[0] if own else None
-
-
-def activation_of(layer: Layer, place: str) -> tuple[str, dict[str, Any]]:
-    """Return the name in `activations.table` and all settings of the function of a layer that `Activation` made.
-
-    Raises TypeError, which names the layer's `place`, for a function of another make.
-    """
-    import inspect
-
-    settings = dict(layer.apply.settings)  # type: ignore[attr-defined]
-    f = settings.pop("f")
-    name = getattr(f, "__name__", "")
-    known = activations.table.get(name)
-    if known is None or known is not f:
-        raise TypeError(f"{place}: expected an activation of fmlp.activations, got {f!r}")
-    bound = inspect.signature(known).bind(None, **settings)
-    bound.apply_defaults()
-    return name, dict([*bound.arguments.items()][1:])
 
 
 def _combinator(

@@ -1,6 +1,6 @@
 """Networks as ONNX files, for ONNX Runtime and all else that runs them (``pip install 'fmlp[onnx]'``).
 
-What a network is, its layers say themselves (`layers.constructor_of`); here stands how each is written in ONNX's
+What a network is, its layers say themselves (`structure.constructor_of`); here stands how each is written in ONNX's
 operators, those of opset 18 (2022).
 """
 
@@ -22,7 +22,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fmlp import activations, tree
 from fmlp.files import replacing
-from fmlp.layers import Layer, Shape, activation_of, check_net, constructor_of, inferred
+from fmlp.layers import Layer, Shape, check_net
+from fmlp.structure import activation_of, constructor_of, inferred
 from fmlp.tree import Tree
 
 __all__ = ["export"]

@@ -18,7 +18,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from fmlp import activations
 from fmlp.checks import unmasked
-from fmlp.layers import Activation, Dense, Layer, activation_of, check_net, constructor_of, inferred, serial
+from fmlp.layers import Activation, Dense, Layer, check_net, serial
+from fmlp.structure import activation_of, constructor_of, inferred
 from fmlp.tree import Array, Tree
 
 __all__ = ["from_estimator", "to_estimator"]

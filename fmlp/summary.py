@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fmlp import tree
-from fmlp.layers import Layer, Shape, check_net, inferred
+from fmlp.layers import Layer, Shape, check_net
+from fmlp.structure import inferred
 
 __all__ = ["summary"]
 

@@ -26,7 +26,8 @@ from torch import nn
 
 from fmlp import activations, layers
 from fmlp.checks import unmasked
-from fmlp.layers import Layer, activation_of, check_net, constructor_of, inferred
+from fmlp.layers import Layer, check_net
+from fmlp.structure import activation_of, constructor_of, inferred
 from fmlp.tree import Array, Tree
 
 __all__ = ["from_module", "from_state_dict", "to_module", "to_state_dict"]

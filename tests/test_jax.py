@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import fmlp
 from fmlp import activations, losses, random, tree
-from fmlp.layers import BatchNorm, Dense, Elu, Layer, constructor_of, serial
+from fmlp.layers import BatchNorm, Dense, Elu, Layer, serial
+from fmlp.structure import constructor_of
 
 jax = pytest.importorskip("jax")
 jnp = pytest.importorskip("jax.numpy")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fmlp
-from fmlp import activations, layers, random, tree
+from fmlp import activations, layers, random, structure, tree
 from fmlp.layers import Activation, BatchNorm, Dense, Dropout, Elu, Embedding, Flatten, Layer, LayerNorm, Prelu, serial
 
 onnx = pytest.importorskip("onnx")
@@ -127,7 +127,7 @@ def test_every_layer(file, net, shape, rows):
 def test_no_layer_is_left_out():
     of_activations = {"".join(map(str.capitalize, name.split("_"))) for name in [*activations.table, "swish"]}
     constructors = {*layers.__all__} - {"Layer"} - of_activations
-    tested = {layers.constructor_of(net) for net, _ in CASES.values()}
+    tested = {structure.constructor_of(net) for net, _ in CASES.values()}
     assert tested | {"Embedding"} == constructors
     assert set(fmlp.onnx._ACTIVATIONS) == set(activations.table)
 
