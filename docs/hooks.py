@@ -12,7 +12,18 @@ from mkdocs.utils import get_relative_url
 import fmlp
 
 ROOT = Path(__file__).parents[1]
-MODULES = sorted(module.name for module in pkgutil.iter_modules(fmlp.__path__))
+
+
+def public() -> list[str]:
+    """List the modules that hold something public: they are, or what they define is, in ``fmlp``."""
+    homes = {getattr(getattr(fmlp, name), "__module__", "").removeprefix("fmlp.") for name in fmlp.__all__}
+    found = {name for name in fmlp.__all__ if inspect.ismodule(getattr(fmlp, name))} | homes | LATER
+    return sorted(module.name for module in pkgutil.iter_modules(fmlp.__path__) if module.name in found)
+
+
+LATER = {"data", "estimators", "onnx", "plotting", "safetensors", "sklearn", "torch"}
+"""The modules that ``fmlp`` imports when they are asked for."""
+MODULES = public()
 OUTSIDE = {
     "benchmarks/README.md": "benchmarks.md",
     "CHANGELOG.md": "changelog.md",

@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from fmlp.arguments import array_of_numbers, function, given, integer, number
 from fmlp.autodiff import Differentiable, Pullback, differentiable, half_in_single
-from fmlp.checks import array_of_numbers, function, given, integer, number
 from fmlp.recording import asarray
 from fmlp.tree import Array
 

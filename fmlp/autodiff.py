@@ -20,7 +20,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import numpy as np
 
 from fmlp import random, tree
-from fmlp.checks import function, given, number
+from fmlp.arguments import function, given, number
 from fmlp.recording import asarray
 from fmlp.tree import Array, Tree
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlp import losses, random, tree
-from fmlp.checks import array, array_of_numbers, finite, given, number, unmasked
+from fmlp.arguments import array, array_of_numbers, finite, given, number, unmasked
 from fmlp.distributed import Alone, Batch, group_of
 from fmlp.random import Key
 from fmlp.tree import Array

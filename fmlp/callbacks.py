@@ -10,9 +10,9 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from fmlp import losses, optim, tree
+from fmlp.arguments import choice, given, hinting, integer, is_number, number
 from fmlp.autodiff import unbound
 from fmlp.checkpoint import Epoch
-from fmlp.checks import choice, given, hinting, integer, is_number, number
 from fmlp.optim import Optimizer
 from fmlp.schedules import ReduceOnPlateau
 from fmlp.tree import Tree

@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmlp import tree
+from fmlp.arguments import integer, number
+from fmlp.arguments import path as checked_path
 from fmlp.autodiff import Differentiable
-from fmlp.checks import integer, number
-from fmlp.checks import path as checked_path
 from fmlp.files import FileFormatError, drafts, holding, locked, opened, reading, shown
-from fmlp.processes import undone_in_children
 from fmlp.serialization import load_with_metadata, save, unnamed
+from fmlp.signals import undone_in_children
 from fmlp.tree import Array, Tree
 
 __all__ = ["Checkpoint", "CheckpointError", "Epoch", "Saver", "describe", "differences"]

@@ -26,12 +26,12 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import numpy as np
 
 from fmlp import autodiff, tree
+from fmlp.arguments import given
 from fmlp.autodiff import Differentiable, Pullback, differentiable, row_weights_of, rule_of
 from fmlp.checkpoint import describe, differences
-from fmlp.checks import given
-from fmlp.modes import Shard
-from fmlp.processes import Interrupted, Interrupts
 from fmlp.random import Key
+from fmlp.signals import Interrupted, Interrupts
+from fmlp.statistics import Shard
 from fmlp.tree import Array, Tree
 
 __all__ = [

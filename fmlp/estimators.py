@@ -58,13 +58,13 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fmlp import activations, losses, metrics, optim, random, training, tree
+from fmlp.arguments import array_of_numbers, given, integer, number, unmasked
 from fmlp.autodiff import call_loss, differentiable, objective, rule_of, value_and_grad
-from fmlp.bar import progress_bar
-from fmlp.checks import array_of_numbers, given, integer, number, unmasked
 from fmlp.initializers import uniform
 from fmlp.layers import Activation, BatchNorm, Dense, Dropout, Layer, serial
 from fmlp.losses import Loss
 from fmlp.optim import Optimizer
+from fmlp.progress import progress_bar
 from fmlp.random import Key
 from fmlp.training import Epoch
 from fmlp.tree import Array, Tree

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from fmlp import losses, random, tree
+from fmlp.arguments import function, given, hinting, inside, integer, is_number
 from fmlp.autodiff import batch_weight, call_loss, check_output
 from fmlp.batches import Examples, check_finite, count_rows, examples, in_turn, inputs, is_pair, kind, slices, take
-from fmlp.checks import function, given, hinting, inside, integer, is_number
 from fmlp.distributed import Alone, group_of
 from fmlp.layers import Layer, check_net
 from fmlp.metrics import has_a_name, wants_output, wants_scores, weight_keyword
-from fmlp.modes import Calibration, pooled
+from fmlp.statistics import Calibration, pooled
 from fmlp.tree import Array, Tree
 
 __all__ = ["calibrate", "evaluate", "predict"]

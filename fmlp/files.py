@@ -22,8 +22,8 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fmlp.checks import StrPath
-from fmlp.checks import path as checked_path
+from fmlp.arguments import StrPath
+from fmlp.arguments import path as checked_path
 
 if TYPE_CHECKING:
     from zipfile import ZipFile

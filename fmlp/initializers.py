@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from fmlp import random
-from fmlp.checks import choice, given, inside, number, shape_of_one
+from fmlp.arguments import choice, given, inside, number, shape_of_one
 from fmlp.random import Key
 from fmlp.tree import Array
 

@@ -15,7 +15,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
-from fmlp.checks import function, given, integer
+from fmlp.arguments import function, given, integer
 from fmlp.planning import MISS, PASSES, Plan, planned
 from fmlp.recording import Ref, StandIn, leaves, mapped, recorded, same_bits
 

@@ -20,10 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlp import activations, random
+from fmlp.arguments import array, given, hinting, integer, number, shape_of_one
 from fmlp.autodiff import Differentiable, Pullback, differentiable, rule_of
-from fmlp.checks import array, given, hinting, integer, number, shape_of_one
 from fmlp.initializers import Initializer, constant, guarded, normal, ones, xavier_uniform, zeros
-from fmlp.modes import (
+from fmlp.random import Key
+from fmlp.recording import asarray
+from fmlp.statistics import (
     TINY,
     Calibration,
     Shard,
@@ -35,8 +37,6 @@ from fmlp.modes import (
     sum_of_rows,
     times_ones,
 )
-from fmlp.random import Key
-from fmlp.recording import asarray
 from fmlp.tree import Array, Tree, leaves
 from fmlp.tree import cast as tree_cast
 from fmlp.tree import map as tree_map

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from fmlp.activations import clip, floating, hardsigmoid, log_sigmoid, log_softmax, sigmoid, softmax
+from fmlp.arguments import array_of_numbers, function, integer, number, unmasked
 from fmlp.autodiff import Differentiable, Pullback, half_in_single, unbound
-from fmlp.checks import array_of_numbers, function, integer, number, unmasked
 from fmlp.recording import asarray
 from fmlp.tree import Array
 

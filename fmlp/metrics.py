@@ -32,7 +32,7 @@ from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, cast, 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fmlp.checks import array_of_numbers, choice, function, given, integer, unmasked
+from fmlp.arguments import array_of_numbers, choice, function, given, integer, unmasked
 
 Array: TypeAlias = NDArray[Any]
 Average: TypeAlias = Literal["macro", "micro", "weighted", "binary"]

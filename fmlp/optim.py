@@ -29,8 +29,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fmlp import tree
-from fmlp.checks import given, hinting, integer, number
-from fmlp.checks import schedule as checked_schedule
+from fmlp.arguments import given, hinting, integer, number
+from fmlp.arguments import schedule as checked_schedule
 from fmlp.layers import STATISTICS
 from fmlp.recording import asarray, primitive
 from fmlp.schedules import CountsEpochs, rate

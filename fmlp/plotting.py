@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fmlp.arguments import array_of_numbers, finite, function, given, integer, number, unmasked
+from fmlp.arguments import schedule as checked_schedule
 from fmlp.autodiff import vjp
-from fmlp.checks import array_of_numbers, finite, function, given, integer, number, unmasked
-from fmlp.checks import schedule as checked_schedule
 from fmlp.tree import Array
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fmlp.checks import given, integer, number, shape_of_one
+from fmlp.arguments import given, integer, number, shape_of_one
 from fmlp.recording import primitive
 
 if TYPE_CHECKING:  # numpy.random is loaded when a key is made: it is a quarter of NumPy's own time to start

@@ -19,7 +19,7 @@ except ModuleNotFoundError:
     raise ModuleNotFoundError("fmlp.safetensors needs safetensors: pip install 'fmlp[safetensors]'") from None
 import safetensors.numpy
 
-from fmlp.checks import StrPath
+from fmlp.arguments import StrPath
 from fmlp.files import opened, reading, replacing, shown
 from fmlp.serialization import named, unnamed
 from fmlp.tree import Array, Tree

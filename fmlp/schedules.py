@@ -27,8 +27,8 @@ from math import copysign, cos, inf, isinf, pi, prod
 from numbers import Real
 from typing import Literal, NamedTuple, TypeAlias
 
-from fmlp.checks import choice, given, integer, number
-from fmlp.checks import schedule as checked_schedule
+from fmlp.arguments import choice, given, integer, number
+from fmlp.arguments import schedule as checked_schedule
 
 Schedule: TypeAlias = Callable[[int], float]
 

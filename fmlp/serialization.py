@@ -13,8 +13,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from fmlp import tree
-from fmlp.checks import given, unmasked
-from fmlp.checks import path as checked_path
+from fmlp.arguments import given, unmasked
+from fmlp.arguments import path as checked_path
 from fmlp.files import KINDS, FileFormatError, read_npz, reading, replacing, shown
 from fmlp.tree import Array, Tree
 

@@ -17,7 +17,7 @@ except ModuleNotFoundError:
 from sklearn.utils.validation import check_is_fitted
 
 from fmlp import activations
-from fmlp.checks import unmasked
+from fmlp.arguments import unmasked
 from fmlp.layers import Activation, Dense, Layer, check_net, serial
 from fmlp.structure import activation_of, constructor_of, inferred
 from fmlp.tree import Array, Tree

@@ -25,7 +25,7 @@ except ModuleNotFoundError:
 from torch import nn
 
 from fmlp import activations, layers
-from fmlp.checks import unmasked
+from fmlp.arguments import unmasked
 from fmlp.layers import Layer, check_net
 from fmlp.structure import activation_of, constructor_of, inferred
 from fmlp.tree import Array, Tree

@@ -10,19 +10,19 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 
 from fmlp import distributed, losses, optim, random, tree
+from fmlp.arguments import given, hinting, inside, integer, unmasked
 from fmlp.autodiff import unbound
-from fmlp.bar import progress_bar
 from fmlp.batches import Batches, Examples, as_array, batches_of, is_pair, prepared, slices, take
 from fmlp.callbacks import EarlyStopping, History, called, fold_of, is_plateau, on_plateau, with_directions
 from fmlp.checkpoint import Checkpoint, Epoch, Saver
-from fmlp.checks import given, hinting, inside, integer, unmasked
 from fmlp.descent import QUIET, NonFiniteError, descent
 from fmlp.distributed import Alone
 from fmlp.evaluation import Metric, calibrate, calibrated, check_metrics, evaluate, evaluated, predict, try_metrics
 from fmlp.layers import Layer, check_net
-from fmlp.modes import Calibration
 from fmlp.optim import Optimizer
+from fmlp.progress import progress_bar
 from fmlp.random import Key
+from fmlp.statistics import Calibration
 from fmlp.tree import Array, Tree
 
 __all__ = [

@@ -14,7 +14,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from fmlp.checks import function, given, unmasked
+from fmlp.arguments import function, given, unmasked
 from fmlp.recording import asarray, primitive
 
 Array = npt.NDArray[Any]

@@ -14,7 +14,7 @@ import pytest
 import fmlp
 from fmlp import distributed, losses, random
 from fmlp.layers import BatchNorm, Dense, Dropout, serial
-from fmlp.modes import Shard
+from fmlp.statistics import Shard
 
 pytest.importorskip("mpi4py", reason="fmlp.distributed is for mpi4py: pip install 'fmlp[mpi]'")
 HERE = Path(__file__).parent

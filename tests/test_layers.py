@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import sparse, stats
 
 import fmlp
-from fmlp import activations, layers, losses, modes, random, tree, value_and_grad, vjp
+from fmlp import activations, layers, losses, random, statistics, tree, value_and_grad, vjp
 from fmlp.layers import (
     Activation,
     BatchNorm,
@@ -161,7 +161,7 @@ def test_dropout_is_the_identity_unless_training():
         y, pullback = vjp(layer.apply, {}, X, **settings)
         np.testing.assert_array_equal(y, X)
         np.testing.assert_array_equal(pullback(X)[1], X)
-    np.testing.assert_array_equal(Dropout(0.5).apply({}, X, train=modes.Calibration()), X)
+    np.testing.assert_array_equal(Dropout(0.5).apply({}, X, train=statistics.Calibration()), X)
 
 
 def test_every_child_gets_a_mask_of_its_own():

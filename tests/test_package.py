@@ -33,17 +33,17 @@ IMPORTABLE = [pytest.param(m, marks=needs(m)) if m in NEEDS else m for m in MODU
 # losses and activations, and fmlp.__init__ stands above all.
 FLOORS = [
     {"recording"},
-    {"checks"},
-    {"tree", "random", "files", "processes", "schedules"},
+    {"arguments"},
+    {"tree", "random", "files", "signals", "schedules"},
     {"planning"},
     {"jit"},
     {"autodiff"},
-    {"activations", "initializers", "losses", "metrics", "modes"},
+    {"activations", "initializers", "losses", "metrics", "statistics"},
     {"layers"},
     {"optim"},
     {"serialization", "structure"},
     {"summary"},
-    {"bar", "checkpoint"},
+    {"progress", "checkpoint"},
     {"distributed"},
     {"batches", "descent"},
     {"data", "evaluation"},
@@ -51,6 +51,7 @@ FLOORS = [
     {"training"},
 ]
 ABOVE = {"plotting", *NEEDS}
+CONTRIBUTING = ROOT.parent / "CONTRIBUTING.md"
 DATA_FLOORS = [{"precision", "idx", "tables", "statistics"}, {"dataset", "batches"}, {"generated"}, {"__init__"}]
 
 
@@ -87,6 +88,12 @@ def test_arrows_only_go_down(module):
 def test_arrows_within_data_only_go_down(file):
     floor = next(i for i, modules in enumerate(DATA_FLOORS) if file.stem in modules)
     assert imports(file.with_suffix(""), "fmlp.data") <= set().union(*DATA_FLOORS[:floor])
+
+
+def test_the_floors_are_those_of_contributing_and_name_every_module():
+    listed = CONTRIBUTING.read_text(encoding="utf-8").split("a test holds them to it:\n\n")[1].split("\n\n")[0]
+    assert [{*line.strip().split(", ")} for line in listed.splitlines()] == [*FLOORS, ABOVE]
+    assert set().union(*FLOORS, ABOVE) == {*MODULES}
 
 
 @pytest.mark.parametrize("module", IMPORTABLE)
@@ -134,15 +141,15 @@ def test_the_top_level_has_every_module_that_needs_no_optional_package():
     modules -= {
         "summary",
         "structure",
-        "bar",
+        "progress",
         "batches",
         "descent",
         "evaluation",
         "callbacks",
-        "checks",
+        "arguments",
         "planning",
         "recording",
-        "modes",
-        "processes",
+        "statistics",
+        "signals",
     }  # the name of a function, and none of a user's
     assert modules & set(MODULES) - {"data"} <= set(fmlp.__all__)

@@ -1053,10 +1053,10 @@ def test_the_bar_shows_epoch_loss_and_scores_or_nothing(capsys):
 def test_the_bar_keeps_all_scores_in_a_narrow_terminal(columns, behind):
     with tqdm(total=10, ncols=columns, file=io.StringIO()) as bar:
         bar.set_description("epoch 12/40")
-        fmlp.bar._show(bar, {"loss": 0.125, "r2": 0.5, "val_loss": 0.25, "val_r2": 0.3, "lr": 0.001})
+        fmlp.progress._show(bar, {"loss": 0.125, "r2": 0.5, "val_loss": 0.25, "val_r2": 0.3, "lr": 0.001})
         assert behind in str(bar)
         assert len(str(bar)) <= (columns or 200)
-        fmlp.bar._show(bar, {"val_r2": 0.3} | {f"metric_{i}": 0.1 for i in range(9)})
+        fmlp.progress._show(bar, {"val_r2": 0.3} | {f"metric_{i}": 0.1 for i in range(9)})
         assert "val_r2=0.3" in str(bar)
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlp import random
+from fmlp.arguments import StrPath, given, integer
+from fmlp.arguments import path as checked_path
 from fmlp.batches import slices
-from fmlp.checks import StrPath, given, integer
-from fmlp.checks import path as checked_path
 from fmlp.data.precision import cast, floating
 from fmlp.data.tables import Csv, Parquet, csv_file, label_column, parquet_file
 from fmlp.files import Array, FileFormatError, shown

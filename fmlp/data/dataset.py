@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fmlp.arguments import StrPath, array, integer, number
+from fmlp.arguments import path as checked_path
 from fmlp.batches import drawn, labels_of
-from fmlp.checks import StrPath, array, integer, number
-from fmlp.checks import path as checked_path
 from fmlp.data.idx import idx_files, magic, read_idx
 from fmlp.data.precision import cast, floating
 from fmlp.data.tables import read_csv

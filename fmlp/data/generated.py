@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fmlp.checks import StrPath, integer
+from fmlp.arguments import StrPath, integer
 from fmlp.data.dataset import Dataset, checked
 from fmlp.files import Array, FileFormatError, read_npz, reading, replacing
 from fmlp.serialization import write_npz

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fmlp.checks import StrPath
-from fmlp.checks import path as checked_path
+from fmlp.arguments import StrPath
+from fmlp.arguments import path as checked_path
 from fmlp.files import Array, FileFormatError, listed, opened, reading, shown, unpacked_limit
 
 __all__ = ["idx_files", "magic", "read_idx"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from fmlp.checks import array_of_numbers, finite, unmasked
+from fmlp.arguments import array_of_numbers, finite, unmasked
 from fmlp.files import Array
 
 __all__ = ["label_balance", "moments", "standardize"]

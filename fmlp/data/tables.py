@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmlp.checks import StrPath, given, integer
-from fmlp.checks import path as checked_path
+from fmlp.arguments import StrPath, given, integer
+from fmlp.arguments import path as checked_path
 from fmlp.files import Array, FileFormatError, listed, opened, reading, shown
 
 __all__ = ["Csv", "Parquet", "csv_file", "label_column", "parquet_file", "read_csv"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fmlp.processes import undone_in_children
+from fmlp.signals import undone_in_children
 
 __all__ = ["Bar", "progress_bar"]
 
