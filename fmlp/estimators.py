@@ -1,35 +1,36 @@
-"""scikit-learn's `MLPClassifier` and `MLPRegressor` with fmlp inside (``pip install 'fmlp[sklearn]'``).
+"""`MLPClassifier` and `MLPRegressor` like scikit-learn's, running on fmlp (``pip install 'fmlp[sklearn]'``).
 
-Constructor, defaults, attributes and methods are those of `sklearn.neural_network`: change the import and nothing
-else. What is new:
+The constructor, defaults, attributes and methods are those of `sklearn.neural_network`: change the import and nothing
+else. New or extended arguments:
 
-- `activation`: the name of any activation, a differentiable function or a `Layer`; or a list, one a hidden layer.
+- `activation`: the name of any activation, a differentiable function or a `Layer`; or a list, one per hidden layer.
 - `dropout`: the rate after each hidden layer, or a list of rates. `batch_norm`: a `BatchNorm` before each activation.
 - `solver`: "sgd", "adam", "lbfgs" or the name of another optimizer; a function from a learning rate to an optimizer,
   ``functools.partial(optim.adamw, weight_decay=0.1)``; or an `Optimizer`.
 - `learning_rate`: also a schedule, a function of the count of steps, or of epochs with `schedules.per_epoch`; it
   replaces `learning_rate_init`, for any solver.
-- `loss`: any differentiable loss, or its name. A classifier's gets a logit for each class and integer labels, shape
-  (rows,); where a row can have several labels, a logit for each label, and zeros and ones. A regressor's gets outputs
-  and targets that are both (rows, outputs).
+- `loss`: any differentiable loss, or its name. For a classifier it receives a logit for each class and integer labels,
+  shape (rows,), or, if a row can have several labels, a logit for each label and zeros and ones. For a regressor it
+  receives outputs and targets, both of shape (rows, outputs).
 - `class_weight`: a dict or "balanced", as in scikit-learn's other classifiers, or an array in the order of `classes_`.
-  `verbose` shows a bar.
+- `verbose`: True shows a progress bar.
 
-float32 data are worked on in float32, which takes 0.5 to 0.7 of the time on 50,000 rows, all others in float64. The
-fitted network is there as `net_` and `params_`; `coefs_` and `intercepts_` belong to its Dense layers. They are tuples,
-where scikit-learn has lists, so that ``model.coefs_[0] = w`` is an error: assign all, ``model.coefs_ = [w, v]``.
+float32 data are computed in float32, which takes 0.5 to 0.7 of the time on 50,000 rows; all other data in float64. The
+fitted network is available as `net_` and `params_`; `coefs_` and `intercepts_` are the parameters of its Dense layers.
+These two are tuples, not lists as in scikit-learn, so that ``model.coefs_[0] = w`` is an error: assign all of them,
+``model.coefs_ = [w, v]``.
 
 A fit that raises an error leaves the model as it was before.
 
-With scikit-learn's own losses a step minimizes what scikit-learn's does: the batch's mean of the sum over the outputs,
-plus ``alpha/2 Σ w² / n``, w the weights without biases, n the batch's rows or the sum of their weights. `loss_` and
-`loss_curve_` are scikit-learn's numbers, too: of a squared error the mean over the outputs, although the step follows
-the sum, and of an epoch the mean of the batches' losses by their rows, although the rows have weights. The optimizers
-are those of `fmlp.optim`; from scikit-learn's they differ in where Adam adds its epsilon, and in that momentum sums
-gradients, not steps, which shows where the learning rate changes.
+With scikit-learn's own losses a step minimizes the same objective as in scikit-learn: the sum over the outputs,
+averaged over the batch, plus ``alpha/2 Σ w² / n``, where w are the weights without biases and n is the number of rows
+in the batch or the sum of their weights. `loss_` and `loss_curve_` are scikit-learn's numbers, too: a squared error is
+the mean over the outputs, although the step uses the sum, and an epoch's loss averages the batches by their numbers of
+rows, although the rows have weights. The optimizers are those of `fmlp.optim`. They differ from scikit-learn's in where
+Adam adds its epsilon, and in momentum, which sums gradients and not steps; this matters when the learning rate changes.
 
-An optimizer or a schedule that is made, ``optim.adam()``, holds functions that pickle cannot store; names, partials and
-functions of a module can be pickled.
+Use names, partials or functions of a module if the model shall be pickled: an optimizer or a schedule, such as
+``optim.adam()``, holds functions that pickle cannot store.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ _OF_OPTIMIZER = (
 
 
 class _MLP(BaseEstimator):
-    """What the two share: everything but the meaning of y."""
+    """The part that classifier and regressor share: everything but the meaning of y."""
 
     net_: Layer
     params_: Tree
@@ -104,7 +105,7 @@ class _MLP(BaseEstimator):
 
     @property
     def coefs_(self) -> tuple[Array, ...]:
-        """The weights of the Dense layers, each (in, out); others of the same shapes can be assigned."""
+        """The weights of the Dense layers, each (in, out); you can assign new ones of the same shapes."""
         return self._of_dense("w")
 
     @coefs_.setter
@@ -113,7 +114,7 @@ class _MLP(BaseEstimator):
 
     @property
     def intercepts_(self) -> tuple[Array, ...]:
-        """The biases of the Dense layers; others of the same shapes can be assigned."""
+        """The biases of the Dense layers; you can assign new ones of the same shapes."""
         return self._of_dense("b")
 
     @intercepts_.setter
@@ -141,7 +142,7 @@ class _MLP(BaseEstimator):
             init_key, key = random.split(random.key(rng.randint(2**31 - 1)))
             net = self._prepared(first)
             if self.t_:
-                key = random.fold_in(key, self.t_)  # else an integer as random_state gives every call the same dropout
+                key = random.fold_in(key, self.t_)  # with an integer random_state, each call still drops other units
             dtype = rows.x.dtype
             params = tree.cast(net.init(init_key, (self.n_features_in_,))[1], dtype) if first else self.params_
             loss, factor, slope = self._loss()
@@ -162,7 +163,7 @@ class _MLP(BaseEstimator):
         return _Rows(X, encoded, self._row_weights(X, y, sample_weight, incremental))
 
     def _prepared(self, first: bool) -> Layer:
-        """Make the network, and note what it is made of and trained for, whatever the settings will be later."""
+        """Make the network, and note its layers and loss, because the settings may change later."""
         self._layers = self._hidden(), self._per_layer("activation"), self._per_layer("dropout"), self.batch_norm
         self._trained_loss = self.loss
         if first:
@@ -203,7 +204,7 @@ class _MLP(BaseEstimator):
         return result.params if held_out is None else training.calibrate(net, watch.best, rows.x)
 
     def _set_aside(self, rows: _Rows, rng: Any) -> tuple[_Rows, _Rows]:
-        """Split the rows into those to train on and those held out, two classes by their proportions."""
+        """Split the rows into training rows and held-out rows; two classes are split in proportion."""
         n, strata = len(rows.y), None
         if (held := ceil(self.validation_fraction * n)) < 2:
             raise ValueError(f"validation_fraction: expected at least 2 rows, got {held} of {n}")
@@ -226,7 +227,7 @@ class _MLP(BaseEstimator):
         return train, held_out
 
     def _optimizer(self, incremental: bool) -> Optimizer:
-        """Make the optimizer of the settings, or for `partial_fit` that of its first call, which goes on."""
+        """Make the optimizer from the settings; later calls of `partial_fit` continue with that of the first."""
         if not incremental or self._state is None:
             self._state = None
             self._optimized_by = SimpleNamespace(**{name: getattr(self, name) for name in _OF_OPTIMIZER})
@@ -330,9 +331,9 @@ class _MLP(BaseEstimator):
         for f in self._per_layer("activation"):
             _check_choice("activation", f, _ACTIVATIONS, Layer)
         if incremental and self.early_stopping:
-            raise ValueError("early_stopping: partial_fit has nothing to stop")
+            raise ValueError("early_stopping: partial_fit trains for one epoch and cannot stop early")
         if self.solver == "lbfgs" and any(self._per_layer("dropout")):
-            raise ValueError("dropout: 'lbfgs' needs a loss that stays the same; take another solver")
+            raise ValueError("dropout: 'lbfgs' needs a loss without randomness; use another solver")
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -349,10 +350,10 @@ class _MLP(BaseEstimator):
 
 
 class MLPClassifier(ClassifierMixin, _MLP):
-    """scikit-learn's `MLPClassifier`, and what the module tells of.
+    """scikit-learn's `MLPClassifier`, with the additions that `fmlp.estimators` lists.
 
-    The labels `y` are of shape (rows,), or zeros and ones of shape (rows, labels) where a row can have several. Two
-    classes have one logit with "log_loss", else each class or label has one.
+    The labels `y` have shape (rows,), or are zeros and ones of shape (rows, labels) if a row can have several. With
+    "log_loss", two classes share one logit; otherwise each class or label has its own.
 
     >>> x = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     >>> model = MLPClassifier((16,), activation=["gelu"], solver="lbfgs", alpha=1e-3, random_state=0)
@@ -378,9 +379,9 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
     @available_if(lambda self: self.solver != "lbfgs")
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
-        """Train for one epoch, from where the last call ended; the first call has to name all `classes`.
+        """Train for one more epoch; the first call must name all `classes`.
 
-        The optimizer is that of the first call, whatever its settings are now.
+        Later calls keep the optimizer of the first call, even if the settings have changed.
         """
         if not hasattr(self, "classes_"):
             if classes is None:
@@ -421,7 +422,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         check_classification_targets(y)
         kind = type_of_target(y)
         if kind == "multiclass-multioutput":
-            raise ValueError(f"y: expected one label a row, or zeros and ones, got multiclass-multioutput {y.shape}")
+            raise ValueError(f"y: expected one label per row, or zeros and ones, got multiclass-multioutput {y.shape}")
         self._multilabel, self._sparse_y = kind == "multilabel-indicator", issparse(y)
         y = y.toarray() if self._sparse_y else y
         labels = np.arange(y.shape[1]) if self._multilabel else np.unique(y)
@@ -430,7 +431,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         if unknown := set(labels) - set(self.classes_):
             raise ValueError(f"y: expected the classes {self.classes_}, got also {sorted(unknown)}")
         if self.warm_start and len(labels) < len(self.classes_):
-            raise ValueError(f"y: warm_start goes on with all the classes {self.classes_}, got {labels}")
+            raise ValueError(f"y: expected all the classes {self.classes_} for warm_start, got {labels}")
         binary = self.loss == "log_loss" and len(self.classes_) == 2 and not self._multilabel
         self.n_outputs_ = 1 if binary else len(self.classes_)
         self.out_activation_ = "logistic" if binary or self._multilabel else "softmax"
@@ -438,7 +439,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         return encoded
 
     def _class_weight(self) -> Any:
-        """Return `class_weight` as scikit-learn reads it, with an array of `compute_class_weight` as a dict."""
+        """Return `class_weight` as scikit-learn expects it: an array, as `compute_class_weight` gives, as a dict."""
         given = self.class_weight
         if given is None or isinstance(given, str | Mapping):
             return given
@@ -467,9 +468,9 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
 
 class MLPRegressor(RegressorMixin, MultiOutputMixin, _MLP):
-    """scikit-learn's `MLPRegressor`, and what the module tells of.
+    """scikit-learn's `MLPRegressor`, with the additions that `fmlp.estimators` lists.
 
-    The targets `y` are of shape (rows,) or (rows, outputs).
+    The targets `y` have shape (rows,) or (rows, outputs).
 
     >>> x = np.linspace(-3, 3, 100)[:, None]
     >>> model = MLPRegressor(hidden_layer_sizes=32, activation="tanh", solver="lbfgs", random_state=0)
@@ -495,9 +496,9 @@ class MLPRegressor(RegressorMixin, MultiOutputMixin, _MLP):
 
     @available_if(lambda self: self.solver != "lbfgs")
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train for one epoch, from where the last call ended.
+        """Train for one more epoch.
 
-        The optimizer is that of the first call, whatever its settings are now.
+        Later calls keep the optimizer of the first call, even if the settings have changed.
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
@@ -536,12 +537,12 @@ class _Rows(NamedTuple):
 
     @property
     def inputs(self) -> Any:
-        """What the network of `_regularized` takes: weights that `training.fit` knew would weigh batches, too."""
+        """The input of the network of `_regularized`; given to `training.fit`, the weights would weigh batches too."""
         return self.x if self.weight is None else (self.x, self.weight)
 
 
 class _Watch:
-    """After each epoch: note loss or score, remember the best parameters, decide on the learning rate and the end."""
+    """After each epoch: note loss or score, remember the best parameters, set the learning rate, decide to stop."""
 
     def __init__(self, model: _MLP, net: Layer, params: Tree, n: int, held_out: _Rows | None) -> None:
         self.model, self.net, self.best, self.n, self.held_out = model, net, params, n, held_out
@@ -586,7 +587,7 @@ def _store(model: _MLP, arguments: dict[str, Any]) -> None:
 
 @contextmanager
 def _all_or_none(model: _MLP) -> Iterator[None]:
-    """Leave the model as it was where an error ends a fit."""
+    """Restore the model when an error ends a fit."""
     attributes: dict[str, Any] = model.__dict__
     before = attributes.copy()
     try:
@@ -598,7 +599,7 @@ def _all_or_none(model: _MLP) -> Iterator[None]:
 
 
 def _dense(params: Tree) -> list[str]:
-    """Name the Dense layers, first to last, in whatever order the keys are: JAX sorts them, dense_10 before dense_2."""
+    """Name the Dense layers, first to last; the keys may be in any order: JAX sorts dense_10 before dense_2."""
     return sorted((name for name in params if name.startswith("dense_")), key=lambda name: int(name[len("dense_") :]))
 
 
@@ -615,7 +616,7 @@ def _optimizer(by: SimpleNamespace) -> Optimizer:
 
 
 def _glorot(fan_in: int, fan_out: int, activation: Any) -> Layer:
-    """Make a Dense layer that starts as scikit-learn's: weights and biases from U(-r, r)."""
+    """Make a Dense layer that is initialized like scikit-learn's: weights and biases from U(-r, r)."""
     r = sqrt((2 if activation is activations.sigmoid else 6) / (fan_in + fan_out))
     return Dense(fan_out, uniform(-r, r), uniform(-r, r))
 
@@ -626,14 +627,15 @@ def _named(known: dict[str, Any], value: Any) -> Any:
 
 def _check_choice(name: str, value: Any, known: Iterable[str], *kinds: type) -> None:
     if value not in known if isinstance(value, str) else not (callable(value) or isinstance(value, kinds)):
-        raise ValueError(f"{name}: expected one of {', '.join(sorted(known))}, or one made; got {given(value)}")
+        raise ValueError(f"{name}: expected one of {', '.join(sorted(known))}, or a custom one; got {given(value)}")
 
 
 def _regularized(net: Layer, loss: Callable[..., Any], factor: float, slope: float, alpha: float) -> tuple[Layer, Loss]:
-    """Make the network and the loss that together are ``factor · loss + alpha/2 Σ w² / n``, for `training.fit`.
+    """Make a network and a loss for `training.fit` that together compute ``factor · loss + alpha/2 Σ w² / n``.
 
-    The gradient is that of ``slope · loss``: scikit-learn's squared error of several outputs has a slope of its own.
-    The network takes x, or x and the rows' weights, and hands the weights of both kinds to the loss, beside its output.
+    The gradient is that of ``slope · loss + …``, because scikit-learn's squared error scales value and gradient of
+    several outputs differently. The network takes x, or x and the rows' weights, and passes its output, the Dense
+    layers' weights and the rows' weights to the loss.
     """
     apply_rule, loss_rule = rule_of(net.apply), rule_of(loss)
 

@@ -1,9 +1,10 @@
 """Initializers: functions ``(key, shape) -> array`` of float32.
 
-What makes them raises TypeError for parameters that are no numbers, ValueError for those out of range; they themselves
-raise TypeError for what is no key or no shape, and those with a fan ValueError for shapes that are not (in, out).
-
 For a weight of shape (in, out), fan_in is `in` and fan_out is `out`. Names, parameters and distributions are PyTorch's.
+
+The functions of this module raise TypeError for a parameter that is not a number and ValueError for one that is out of
+range. An initializer raises TypeError for an invalid key or shape, and ValueError when it needs a fan and the shape is
+not (in, out).
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ _UNIT_GAINS = {"linear", "identity", "sigmoid"}
 
 
 def gain(nonlinearity: str, param: float = 0.01) -> float:
-    """Return the recommended gain: √2 for relu, √(2 / (1 + param²)) for leaky_relu, 5/3 tanh, 3/4 selu, 1 linear.
+    """Return the recommended gain: relu √2, leaky_relu √(2 / (1 + param²)), tanh 5/3, selu 3/4, others 1.
+
+    The others are linear, identity and sigmoid. `param` is the negative slope of leaky_relu.
 
     Raises ValueError for a nonlinearity without a recommended gain.
 
@@ -106,16 +109,16 @@ def xavier_uniform(gain: float = 1.0) -> Initializer:
 
 
 def xavier_normal(gain: float = 1.0) -> Initializer:
-    """Draw from N(0, σ²), σ = gain √(2 / (fan_in + fan_out)). Glorot and Bengio 2010, as `xavier_uniform`."""
+    """Draw from N(0, σ²), σ = gain √(2 / (fan_in + fan_out)); Glorot and Bengio 2010, like `xavier_uniform`."""
     gain = number("gain", gain)
     return lambda key, shape: normal(0.0, gain * sqrt(2 / sum(_fans(shape))))(key, shape)
 
 
 def kaiming_uniform(a: float = 0.0, mode: Mode = "fan_in", nonlinearity: str = "leaky_relu") -> Initializer:
-    """Draw from U(-r, r), r = gain √(3 / fan), gain = `gain(nonlinearity, a)`, fan named by `mode`.
+    """Draw from U(-r, r), r = gain √(3 / fan), gain = `gain(nonlinearity, a)`, fan as `mode` says.
 
-    With the defaults the gain is √2, right for relu and its kin. Raises ValueError for an unknown mode or
-    nonlinearity.
+    With the defaults the gain is √2, which suits relu and similar activations. Raises ValueError for an unknown mode
+    or nonlinearity.
 
     He, Zhang, Ren and Sun 2015, arXiv 1502.01852.
     """
@@ -129,7 +132,7 @@ def kaiming_uniform(a: float = 0.0, mode: Mode = "fan_in", nonlinearity: str = "
 
 
 def kaiming_normal(a: float = 0.0, mode: Mode = "fan_in", nonlinearity: str = "leaky_relu") -> Initializer:
-    """Draw from N(0, σ²), σ = gain / √fan; parameters and errors as `kaiming_uniform`."""
+    """Draw from N(0, σ²), σ = gain / √fan; parameters and errors are those of `kaiming_uniform`."""
     std = _kaiming_std(a, mode, nonlinearity)
     return lambda key, shape: normal(0.0, std(shape))(key, shape)
 
@@ -140,7 +143,7 @@ def lecun_normal() -> Initializer:
 
 
 def orthogonal(gain: float = 1.0) -> Initializer:
-    """Draw a matrix with orthonormal rows or columns, whichever are fewer, times `gain`; Haar-distributed.
+    """Draw a matrix whose rows or columns, whichever are fewer, are orthonormal, times `gain`; Haar-distributed.
 
     Saxe, McClelland and Ganguli 2014, arXiv 1312.6120.
 
@@ -153,7 +156,7 @@ def orthogonal(gain: float = 1.0) -> Initializer:
     def init(key: Key, shape: Shape) -> Array:
         n, m = _fans(shape)
         q, r = np.linalg.qr(random.generator(key).standard_normal((max(n, m), min(n, m))))
-        q = q * np.where(np.diag(r) < 0, -1.0, 1.0)  # makes the factorization unique, and so q uniform
+        q = q * np.where(np.diag(r) < 0, -1.0, 1.0)  # makes the factorization unique, and so q uniformly distributed
         return (gain * (q if n >= m else q.T)).astype(np.float32)
 
     return init
@@ -173,7 +176,7 @@ def _fans(shape: Shape) -> tuple[int, int]:
 
 
 def guarded(name: str, initializer: Any) -> Initializer:
-    """Guard an initializer: it must be one, and what it draws an array of the shape asked for."""
+    """Check that this is an initializer, and later that it draws an array of the requested shape."""
     if any(initializer is globals()[constructor] for constructor in __all__):
         raise TypeError(f"{name}: expected an initializer, got {given(initializer)}; call it: {initializer.__name__}()")
     if hasattr(initializer, "rule") or hasattr(initializer, "apply"):

@@ -2,23 +2,23 @@
 
 The order of arguments and the values are scikit-learn's, with ``zero_division=0`` and without warnings.
 
-Every function takes arrays, or anything that `np.asarray` turns into one, with one row per example. One column is
-one column, whether its shape is (n,) or (n, 1); the two never broadcast against each other. `weight`, of
-shape (n,) or (n, 1), counts each row that many times; its default is one each.
+Every function takes arrays, or anything that `np.asarray` turns into one, with one row per example. A single column
+may have shape (n,) or (n, 1); the two shapes mean the same and never broadcast against each other. `weight`, of shape
+(n,) or (n, 1), counts each row that many times; the default is once.
 
 *Labels* are integers, booleans, strings, or floats that are whole numbers. The classes are the labels that
-occur in `y_true` or in `y_pred`, sorted. Where a row can have several labels, they are zeros and ones of shape
-(n, labels), two columns or more.
+occur in `y_true` or in `y_pred`, sorted. If a row can have several labels, they are zeros and ones of shape
+(n, labels), with at least two columns.
 
 *Scores* say how likely each class is: `y_score` has one column, for the second of two classes, or one column for each
 class or label. The columns belong to the labels 0 to k - 1, or else to the k sorted labels that occur in `y_true`.
-`fit` and `evaluate` give the functions that take scores the network's probabilities, and all other functions its
-prediction; `on_output` makes any function one that takes scores.
+`fit` and `evaluate` pass the network's probabilities to a function that takes scores, and the network's prediction to
+every other function; `on_output` marks a function as one that takes scores.
 
-Every function raises ValueError when the shapes of `y_true` and `y_pred` do not match or there are no rows,
-when the weights do not fit the rows, are negative or not finite, or are all zero, and when floats given as
-labels are not whole numbers; TypeError for values that are neither numbers nor labels. What overflows float64 is
-infinite, without a warning. A NaN among numbers or scores gives NaN.
+Every function raises ValueError when the shapes of `y_true` and `y_pred` do not match, there are no rows, a float
+label is not a whole number, or the weights do not fit the rows, are negative, not finite or all zero; TypeError for
+values that are neither numbers nor labels. A result that overflows float64 is infinite, without a warning. A NaN among
+numbers or scores gives NaN.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ __all__ = [
 
 
 def accuracy(y_true: ArrayLike, y_pred: ArrayLike, *, weight: Weight = None) -> float:
-    """Give the fraction of rows whose label is right; of rows with several labels, whose labels are all right.
+    """Compute the fraction of rows whose label is right, or, with several labels per row, whose labels are all right.
 
     >>> accuracy([0, 1, 2, 2], [0, 1, 2, 1])
     0.75
@@ -102,19 +102,19 @@ def precision(
     pos_label: Any = 1,
     weight: Weight = None,
 ) -> float | Array:
-    """Give the fraction of the rows predicted to be of a class that are: ``hits / predicted``.
+    """Compute which fraction of the rows predicted as a class belongs to it: ``hits / predicted``.
 
-    That is a number per class, 0 for a class that is never predicted. `average` makes one of them:
+    Each class has its own precision, 0 if the class is never predicted. `average` turns them into one number:
 
     - "macro", the default: their mean;
-    - "micro": the sum of the hits of all classes over the sum of the rows predicted, which is `accuracy` unless rows
-      have several labels;
-    - "weighted": their mean, weighted by how often the class is true;
-    - "binary": the number of `pos_label`, where there are no more than two classes (0 if it does not occur);
+    - "micro": the hits of all classes over the predicted rows of all classes, which equals `accuracy` unless rows have
+      several labels;
+    - "weighted": their mean, weighted by how often each class is true;
+    - "binary": the precision of `pos_label`, for at most two classes (0 if `pos_label` does not occur);
     - None: no averaging, an array of shape (classes,), in the order of the sorted labels.
 
-    Raises ValueError for another `average`, and with "binary" for a third class, when there are two and neither is
-    `pos_label`, or where rows have several labels; see the module for the rest.
+    Raises ValueError for any other `average`, and with "binary" when there are more than two classes, when there are
+    two and neither is `pos_label`, or when rows have several labels. The module's docstring lists the other errors.
 
     >>> precision([0, 1, 2, 2], [0, 1, 2, 1], average=None)
     array([1. , 0.5, 1. ])
@@ -134,10 +134,10 @@ def recall(
     pos_label: Any = 1,
     weight: Weight = None,
 ) -> float | Array:
-    """Give the fraction of the rows of a class that are predicted to be of it: ``hits / actual``.
+    """Compute which fraction of the rows of a class is predicted as that class: ``hits / actual``.
 
-    That is a number per class, 0 for a class that does not occur in `y_true`. `average`, `pos_label` and what
-    is raised are as in `precision`.
+    Each class has its own recall, 0 if the class does not occur in `y_true`. `average`, `pos_label` and the errors are
+    those of `precision`.
 
     >>> recall([0, 1, 2, 2], [0, 1, 2, 1], average=None)
     array([1. , 1. , 0.5])
@@ -157,9 +157,9 @@ def f1(
     pos_label: Any = 1,
     weight: Weight = None,
 ) -> float | Array:
-    """Give the harmonic mean of precision and recall: ``2 · hits / (actual + predicted)``.
+    """Compute the harmonic mean of precision and recall: ``2 · hits / (actual + predicted)``.
 
-    That is a number per class. `average`, `pos_label` and what is raised are as in `precision`.
+    Each class has its own score. `average`, `pos_label` and the errors are those of `precision`.
 
     >>> f1([0, 1, 2, 2], [0, 1, 2, 1], average=None)
     array([1.        , 0.66666667, 0.66666667])
@@ -171,7 +171,7 @@ def f1(
 
 
 def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray[np.int64]:
-    """Count the rows of each true class (down) that are predicted to be of each class (across).
+    """Count the rows of each true class (down) that are predicted as each class (across).
 
     Returns an int64 array of shape (classes, classes), classes in the order of the sorted labels.
 
@@ -186,9 +186,9 @@ def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray[np.int64]:
 
 
 def mse(y_true: ArrayLike, y_pred: ArrayLike, *, weight: Weight = None) -> float:
-    """Give the mean squared error, ``mean((y_true - y_pred)²)``, over rows and columns.
+    """Compute the mean squared error, ``mean((y_true - y_pred)²)``, over rows and columns.
 
-    Both of shape (n,) or (n, k). Computed in float64. NaN gives NaN.
+    Both arrays have shape (n,) or (n, k). Computed in float64. NaN gives NaN.
 
     >>> mse([1.0, 2.0, 3.0], [1.0, 2.0, 5.0])
     1.3333333333333333
@@ -199,9 +199,9 @@ def mse(y_true: ArrayLike, y_pred: ArrayLike, *, weight: Weight = None) -> float
 
 
 def mae(y_true: ArrayLike, y_pred: ArrayLike, *, weight: Weight = None) -> float:
-    """Give the mean absolute error, ``mean(|y_true - y_pred|)``, over rows and columns.
+    """Compute the mean absolute error, ``mean(|y_true - y_pred|)``, over rows and columns.
 
-    Both of shape (n,) or (n, k). Computed in float64. NaN gives NaN.
+    Both arrays have shape (n,) or (n, k). Computed in float64. NaN gives NaN.
 
     >>> mae([1.0, 2.0, 3.0], [1.0, 2.0, 5.0])
     0.6666666666666666
@@ -212,10 +212,10 @@ def mae(y_true: ArrayLike, y_pred: ArrayLike, *, weight: Weight = None) -> float
 
 
 def r2(y_true: ArrayLike, y_pred: ArrayLike, *, weight: Weight = None) -> float:
-    """Give the coefficient of determination, ``1 - Σ(y_true - y_pred)² / Σ(y_true - mean(y_true))²``.
+    """Compute the coefficient of determination, ``1 - Σ(y_true - y_pred)² / Σ(y_true - mean(y_true))²``.
 
-    1 is perfect, 0 is no better than the mean of `y_true`, and there is no lower bound. Both of shape (n,) or
-    (n, k); of k columns, the mean of their values. A column in which `y_true` is constant counts 1 if all its
+    1 is perfect, 0 is no better than the mean of `y_true`, and there is no lower bound. Both arrays have shape (n,) or
+    (n, k); the result is the mean over the k columns. A column in which `y_true` is constant counts 1 if all its
     predictions are right, else 0. A single row gives NaN, and so does a NaN. Computed in float64.
 
     >>> r2([1.0, 2.0, 3.0], [1.0, 2.0, 4.0])
@@ -226,9 +226,9 @@ def r2(y_true: ArrayLike, y_pred: ArrayLike, *, weight: Weight = None) -> float:
     if len(t) < 2:
         return float("nan")
     t, p, w = t[w > 0], p[w > 0], w[w > 0]
-    if max(np.abs(t).max(), np.abs(p).max()) > 1e300:  # so that no difference overflows; the ratio is the same
+    if max(np.abs(t).max(), np.abs(p).max()) > 1e300:  # scale down, so that no difference overflows; the ratio stays
         t, p = t / 1e4, p / 1e4
-    # Seen from one of its own rows, a constant column has a variance of exactly zero.
+    # Measured from one of its own rows, a constant column has a variance of exactly zero.
     centred = t - t[np.argmax(w)]
     centred -= np.average(centred, axis=0, weights=w)
     scale = np.abs(centred).max(axis=0)
@@ -241,12 +241,13 @@ def r2(y_true: ArrayLike, y_pred: ArrayLike, *, weight: Weight = None) -> float:
 
 
 def on_output(f: Callable[P, R]) -> Callable[P, R]:
-    """Mark a metric ``f(y_true, y_score)`` that wants the network's output, not the prediction read off it.
+    """Mark a metric ``f(y_true, y_score)`` as one that takes the network's output instead of its prediction.
 
-    `fit` and `evaluate` give it probabilities where the loss has them, softmax of the logits for `cross_entropy` and
-    their sigmoid for `binary_cross_entropy`, and else the output as it is. `f` itself is not changed. Of this module,
-    `roc_auc`, `average_precision`, `log_loss` and `top_k_accuracy` are marked. A function whose second argument is
-    called `y_score`, `y_proba`, `y_prob` or `pred_decision`, as in scikit-learn, is refused unless it is marked.
+    `fit` and `evaluate` pass it probabilities if the loss has them: the softmax of the logits for `cross_entropy`,
+    their sigmoid for `binary_cross_entropy`. For other losses they pass the output unchanged. `f` itself is not
+    changed. In this module, `roc_auc`, `average_precision`, `log_loss` and `top_k_accuracy` are marked. `fit` and
+    `evaluate` refuse an unmarked function whose second argument is called `y_score`, `y_proba`, `y_prob` or
+    `pred_decision`, as in scikit-learn.
 
     >>> brier = on_output(lambda y_true, y_score: float(np.mean((y_true - y_score) ** 2)))
     >>> brier([0, 1], np.array([0.5, 1.0]))
@@ -262,22 +263,22 @@ def on_output(f: Callable[P, R]) -> Callable[P, R]:
 
 
 def wants_output(metric: Any) -> bool:
-    """Tell whether `metric`, or that of which it is a `functools.partial`, is marked by `on_output`."""
+    """Tell whether `metric`, or the function inside a `functools.partial`, is marked by `on_output`."""
     return any(getattr(f, "on_output", False) for f in _inwards(metric))
 
 
 def wants_scores(metric: Any) -> str | None:
-    """Return the name of a second argument that says so, as scikit-learn's do, unless `metric` is marked."""
+    """Return the name of an unmarked metric's second argument if it asks for scores, as scikit-learn's names do."""
     try:
         names = list(inspect.signature(metric).parameters)[1:2]
-    except ValueError:  # a function of C code need not have one
+    except ValueError:  # a function written in C may have no signature
         names = []
     asks = names and names[0] in ("pred_decision", "y_prob", "y_proba", "y_score") and not wants_output(metric)
     return names[0] if asks else None
 
 
 def weight_keyword(metric: Any) -> str | None:
-    """Name the argument with which `metric` takes the rows' weights, ``weight`` or scikit-learn's ``sample_weight``."""
+    """Name the argument of `metric` for the rows' weights: ``weight``, or scikit-learn's ``sample_weight``."""
     try:
         parameters = inspect.signature(metric).parameters
     except (TypeError, ValueError):  # not written in Python
@@ -286,7 +287,7 @@ def weight_keyword(metric: Any) -> str | None:
 
 
 def has_a_name(metric: Any) -> bool:
-    """Tell whether `metric` is a function that a module holds by its name: such a one keeps no state between calls."""
+    """Tell whether `metric` is a module's function, found there by its name: it keeps no state between calls."""
     return any(
         getattr(sys.modules.get(getattr(f, "__module__", "")), getattr(f, "__name__", ""), None) is f
         for f in _inwards(metric)
@@ -294,7 +295,7 @@ def has_a_name(metric: Any) -> bool:
 
 
 def _inwards(metric: Any) -> Iterator[Any]:
-    """Yield `metric` and what is within its partials and marks."""
+    """Yield `metric` and the functions wrapped inside it by `functools.partial` and `on_output`."""
     while metric is not None:
         yield metric
         marked = getattr(metric, "on_output", False)
@@ -306,12 +307,13 @@ def roc_auc(
     y_true: ArrayLike, y_score: ArrayLike, *, average: Literal["macro", "micro", "weighted"] = "macro",
     weight: Weight = None,
 ) -> float:  # fmt: skip
-    """Give the area under the ROC curve: how often a row of the class has a higher score than a row of the others.
+    """Compute the area under the ROC curve: how often a row of the class has a higher score than any other row.
 
-    Equal scores count half. Of two classes that is a number for the second one. Of more classes, each against the rest,
-    or of several labels it is a number for each, NaN for one of which no row or every row is. `average` makes one of
-    them: "macro", the default, their mean; "weighted", their mean weighted by how often the class is true; "micro",
-    the area when each pair of row and class counts as a row. scikit-learn's ``roc_auc_score(multi_class="ovr")``.
+    Equal scores count half. For two classes this is the area of the second class. More than two classes (each against
+    the rest) and several labels per row have an area for each, which is NaN if no row or every row belongs to it.
+    `average` turns them into one number: "macro", the default, is their mean; "weighted" is their mean, weighted by how
+    often each class is true; "micro" is the area when each pair of row and class counts as a row. scikit-learn:
+    ``roc_auc_score(multi_class="ovr")``.
 
     >>> roc_auc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
     0.75
@@ -324,10 +326,10 @@ def average_precision(
     y_true: ArrayLike, y_score: ArrayLike, *, average: Literal["macro", "micro", "weighted"] = "macro",
     weight: Weight = None,
 ) -> float:  # fmt: skip
-    """Give the mean of the precisions at all thresholds, each weighted by the recall it adds: ``Σ (Rᵢ - Rᵢ₋₁) Pᵢ``.
+    """Compute the mean precision over all thresholds, each weighted by the recall it adds: ``Σ (Rᵢ - Rᵢ₋₁) Pᵢ``.
 
-    That is a number for the second of two classes; of more classes or of several labels a number for each, 0 for one
-    that does not occur, and `average` makes one of them as in `roc_auc`.
+    For two classes this is the score of the second class. More than two classes and several labels per row have a score
+    for each, 0 if it does not occur; `average` turns them into one number as in `roc_auc`.
 
     >>> average_precision([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
     0.8333333333333333
@@ -337,10 +339,10 @@ def average_precision(
 
 @on_output
 def log_loss(y_true: ArrayLike, y_score: ArrayLike, *, weight: Weight = None) -> float:
-    """Give the mean of ``-log p``, p the probability that a row's scores give to its label.
+    """Compute the mean of ``-log p``, where p is the probability that a row's scores give to its label.
 
-    `y_score` are probabilities, (n,) or (n, 1) of the second of two classes, or (n, classes). They are clipped to
-    [ε, 1 - ε], with the ε of their dtype. Raises ValueError for scores that are no probabilities.
+    `y_score` holds probabilities: of the second of two classes, shape (n,) or (n, 1), or of all, shape (n, classes).
+    They are clipped to [ε, 1 - ε], with the ε of their dtype. Raises ValueError for scores that are not probabilities.
 
     >>> log_loss([0, 1, 1], [[0.5, 0.5], [0.5, 0.5], [0.0, 1.0]])
     0.46209812037329695
@@ -349,9 +351,9 @@ def log_loss(y_true: ArrayLike, y_score: ArrayLike, *, weight: Weight = None) ->
     dtype = np.asarray(y_score).dtype
     eps = np.finfo(dtype if dtype.kind == "f" else np.float64).eps
     p = p if p.shape[1] > 1 else np.hstack([1 - p, p])
-    if p.min() < 0 or p.max() > 1 or np.abs(p.sum(axis=1) - 1).max() > 1e-3:  # NaN is none of it
+    if p.min() < 0 or p.max() > 1 or np.abs(p.sum(axis=1) - 1).max() > 1e-3:  # NaN passes
         raise ValueError(
-            f"y_score: expected probabilities, in each row summing to 1, got values from {p.min()} to {p.max()} and "
+            f"y_score: expected probabilities that sum to 1 in each row, got values from {p.min()} to {p.max()} and "
             f"sums from {p.sum(axis=1).min()} to {p.sum(axis=1).max()}"
         )
     return float(np.average(-np.log(np.clip(p, eps, 1 - eps)[np.arange(len(t)), t]), weights=w))
@@ -359,10 +361,10 @@ def log_loss(y_true: ArrayLike, y_score: ArrayLike, *, weight: Weight = None) ->
 
 @on_output
 def top_k_accuracy(y_true: ArrayLike, y_score: ArrayLike, *, k: int = 2, weight: Weight = None) -> float:
-    """Give the fraction of rows whose label is among the `k` of the highest scores.
+    """Compute the fraction of rows whose label is among the `k` classes with the highest scores.
 
-    Of equal scores the later class counts as higher. With one column of scores for two classes and k = 1, the second
-    class is predicted above 0.5 where all scores are in [0, 1], and else above 0.
+    If scores are equal, the later class counts as higher. With one column of scores for two classes and k = 1, the
+    second class is predicted above 0.5 if all scores are in [0, 1], and above 0 otherwise.
 
     >>> top_k_accuracy([0, 1, 2], [[0.5, 0.3, 0.2], [0.5, 0.3, 0.2], [0.5, 0.3, 0.2]])
     0.6666666666666666
@@ -382,7 +384,7 @@ def top_k_accuracy(y_true: ArrayLike, y_score: ArrayLike, *, k: int = 2, weight:
 def _columns(
     y_true: ArrayLike, y_pred: ArrayLike, k: Literal["1", "k"], names: str = "y_true and y_pred"
 ) -> tuple[Array, Array]:
-    """Return both as arrays of one and the same shape (n, k), where (n,) is (n, 1)."""
+    """Return both as arrays of the same shape (n, k); (n,) becomes (n, 1)."""
     t, p = (_array(name, y) for name, y in zip(names.split(" and "), (y_true, y_pred), strict=True))
     a, b = (y[:, None] if y.ndim == 1 else y for y in (t, p))
     if a.shape != b.shape or a.ndim != 2 or a.size == 0 or (k == "1" and a.shape[1] != 1):
@@ -409,7 +411,7 @@ def _floats(name: str, y: Array) -> Array:
 
 
 def _labels(y_true: ArrayLike, y_pred: ArrayLike, *, several: bool = True) -> tuple[Array, Array]:
-    """Return both as labels of shape (n, 1), int64 or strings, or of shape (n, k) where rows have several, booleans."""
+    """Return both as labels of shape (n, 1), int64 or strings, or, for several labels per row, (n, k) booleans."""
     t, p = _columns(y_true, y_pred, "k" if several and _array("y_true", y_true).shape[1:] > (1,) else "1")
     if t.shape[1] > 1:
         return _indicators("y_true", t), _indicators("y_pred", p)
@@ -438,14 +440,14 @@ def _label(name: str, y: Array) -> Array:
 def _indicators(name: str, y: Array) -> Array:
     if y.dtype.kind not in "biuf" or not np.isin(y, (0, 1)).all():
         raise ValueError(
-            f"{name}: expected zeros and ones, one column for each label that a row can have, or else one column of "
-            f"labels, got {given(y)}"
+            f"{name}: expected zeros and ones, one column for each label that a row can have, or else a single column "
+            f"of labels, got {given(y)}"
         )
     return y.astype(bool)
 
 
 def _encode(t: Array, p: Array) -> tuple[Array, Array, Array]:
-    """Return the classes, and both columns of labels as vectors of positions among them."""
+    """Return the classes, and both columns of labels as positions among the classes."""
     both = np.concatenate([t.ravel(), p.ravel()])
     if both.dtype.kind == "i" and int(both.max()) - int(both.min()) < 10 * both.size:
         # Counting is many times faster than the sort in np.unique.
@@ -459,7 +461,7 @@ def _encode(t: Array, p: Array) -> tuple[Array, Array, Array]:
 
 
 def _counts(y_true: ArrayLike, y_pred: ArrayLike, weight: Weight) -> tuple[Array | None, Array, Array, Array]:
-    """Return the classes, None for columns of labels, and the weights of their hits, true and predicted rows."""
+    """Return the classes (None if rows have several labels), and the weights of their hits, true and predicted rows."""
     t, p = _labels(y_true, y_pred)
     w = _weight(weight, len(t))
     if t.shape[1] > 1:
@@ -473,7 +475,7 @@ def _counts(y_true: ArrayLike, y_pred: ArrayLike, weight: Weight) -> tuple[Array
 def _average(
     part: Array, whole: Array, classes: Array | None, actual: Array, average: Average | None, pos_label: Any
 ) -> float | Array:
-    """Return ``part / whole`` of each class, 0 where that is 0 / 0, or one number for all of them."""
+    """Return ``part / whole`` of each class, with 0 / 0 = 0, or one number for all classes."""
     if average == "micro":
         part, whole = part.sum(keepdims=True), whole.sum(keepdims=True)
     score: Array = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
@@ -500,9 +502,9 @@ def _average(
 def _scored(
     y_true: ArrayLike, y_score: ArrayLike, weight: Weight, *, several: bool = True
 ) -> tuple[Array, Array, Array]:
-    """Return which columns are true, scores of shape (n, k), and weights, of the rows whose weight is not 0.
+    """Return the true classes, the scores, shape (n, k), and the weights, all without the rows of weight 0.
 
-    What is true are positions among the classes, shape (n,), or booleans, shape (n, k), where rows have several labels.
+    The true classes are positions among the classes, shape (n,), or, for several labels per row, booleans, (n, k).
     """
     t, s = _array("y_true", y_true), _floats("y_score", _array("y_score", y_score))
     shapes = f"got {t.shape} and {s.shape}"
@@ -523,7 +525,7 @@ def _positions(t: Array, k: int) -> Array:
     classes, positions = np.unique(labels, return_inverse=True)
     if len(classes) != k:
         raise ValueError(
-            f"y_true: expected labels from 0 to {k - 1}, or {k} others, as the columns of y_score are of {k} classes; "
+            f"y_true: expected labels from 0 to {k - 1}, or {k} others, because y_score has columns for {k} classes; "
             f"got {len(classes)}, such as {classes[0]}"
         )
     return positions
@@ -532,7 +534,7 @@ def _positions(t: Array, k: int) -> Array:
 def _one_against_rest(
     score: Callable[[Array, Array], float], y_true: ArrayLike, y_score: ArrayLike, average: Any, weight: Weight
 ) -> float:
-    """Score each column as a problem of its own, of two classes alone the second one, and average."""
+    """Score each column by itself (for two classes only the second one) and average."""
     choice("average", average, "macro", "micro", "weighted")
     t, s, w = _scored(y_true, y_score, weight)
     if t.ndim == 1:
@@ -551,9 +553,9 @@ def _one_against_rest(
 
 
 def _curve(t: Array, s: Array, w: Array) -> tuple[Array, Array]:
-    """Return the weights of true and of false rows with a score of at least each threshold, the highest first."""
+    """Return, for each threshold from the highest down, the weights of true and of false rows that reach it."""
     order = np.argsort(-s)
-    last = np.append(np.diff(s[order]) != 0, True)  # of the rows with one score
+    last = np.append(np.diff(s[order]) != 0, True)  # the last of the rows with equal scores
     return np.cumsum((w * t)[order])[last], np.cumsum((w * ~t)[order])[last]
 
 
@@ -582,5 +584,5 @@ def _weight(weight: Weight, n: int) -> Array:
         raise ValueError(
             f"weight: expected finite numbers of at least 0, not all of them 0, got values from {w.min()} to {w.max()}"
         )
-    scaled: Array = np.ldexp(w.ravel(), -np.frexp(w.max())[1])  # only their ratios count, and so no sum overflows
+    scaled: Array = np.ldexp(w.ravel(), -np.frexp(w.max())[1])  # only the ratios count; scaled, no sum overflows
     return scaled

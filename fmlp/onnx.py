@@ -1,7 +1,7 @@
-"""Networks as ONNX files, for ONNX Runtime and all else that runs them (``pip install 'fmlp[onnx]'``).
+"""Networks as ONNX files, for ONNX Runtime and other runtimes (``pip install 'fmlp[onnx]'``).
 
-What a network is, its layers say themselves (`structure.constructor_of`); here stands how each is written in ONNX's
-operators, those of opset 18 (2022).
+Layers describe themselves (`structure.constructor_of`); this module writes each one in the operators of ONNX's opset
+18 (2022).
 """
 
 from __future__ import annotations
@@ -32,18 +32,19 @@ __all__ = ["export"]
 def export(net: Layer, params: Tree, shape: Shape, path: str | os.PathLike[str]) -> None:
     """Write ``net.apply(params, x)``, the network at inference, to an ONNX file, atomically.
 
-    `shape` is the shape of one example, as `init` takes it; the file takes a batch of any size. It computes in
-    float32, whatever the dtype of the parameters. The input is called ``x``, or ``x_0``, ``x_1``, … where there are
-    several, and the output ``y``; an input is int64 where an `Embedding` reads it, else float32. Parameters keep
-    their paths as names, ``dense_0/w``.
+    `shape` is the shape of one example, as `init` takes it; the file accepts batches of any size. It computes in
+    float32, whatever the dtype of the parameters. The input is called ``x``, or ``x_0``, ``x_1``, … if there are
+    several, and the output ``y``. An input that an `Embedding` reads is int64; other inputs are float32. Parameters
+    are named by their paths, ``dense_0/w``.
 
-    NaN stays NaN, but where an activation meets an infinity, ONNX's may give NaN.
+    NaN stays NaN. For infinite inputs, some of ONNX's activations give NaN where fmlp's do not.
 
     Raises ValueError, naming the leaf, when the parameters do not fit the network or float32, or a `BatchNorm` was
-    never calibrated, and TypeError, naming the layer and its place, for a layer or an activation that is not fmlp's
-    own.
+    never calibrated. Raises TypeError, naming the layer and its place, for a layer or an activation that is not part
+    of fmlp.
 
     >>> import tempfile
+    >>> from fmlp import random
     >>> from fmlp.layers import Dense, Elu, serial
     >>> net = serial(Dense(8), Elu(), Dense(1))
     >>> _, params = net.init(random.key(0), (4,))
@@ -80,8 +81,8 @@ def export(net: Layer, params: Tree, shape: Shape, path: str | os.PathLike[str])
 class _Graph:
     """The nodes written so far. A value is the name of an input or of a node's result.
 
-    `integers` are the values that hold such, `origins` the inputs whose numbers a value holds, only in other places,
-    `wanted` the inputs that should have been integers.
+    `integers` are the values that hold integers. `origins` maps a value that only rearranges inputs to those inputs.
+    `wanted` are the inputs that should have been integers.
     """
 
     def __init__(self, inputs: Iterable[str], integers: Iterable[str] = ()) -> None:
@@ -92,7 +93,7 @@ class _Graph:
         self.wanted: set[str] = set()
 
     def node(self, op: str, *values: Any, **attributes: Any) -> str:
-        """Apply an operator to floats: values, or numbers and arrays as they are."""
+        """Apply an operator to floats: values, plain numbers or arrays."""
         return self.raw(op, *[self.number(value) for value in values], **attributes)
 
     def moved(self, op: str, *values: str, **attributes: Any) -> str:
@@ -106,13 +107,13 @@ class _Graph:
         return y
 
     def number(self, value: Any) -> str:
-        """Return a value that is a float."""
+        """Return the value as a float."""
         if not isinstance(value, str):
             return self.array(str(value), value)
         return self.raw("Cast", value, to=TensorProto.FLOAT) if value in self.integers else value
 
     def integer(self, value: str, place: str) -> str:
-        """Return a value that is an integer, or note which inputs should have been so."""
+        """Return an integer value, or note which inputs should have been integers."""
         if value not in self.origins:
             raise TypeError(f"{place}: expected integers, got what another layer computes")
         if value not in self.integers:
@@ -147,7 +148,7 @@ class _Graph:
 
 
 def _write(g: _Graph, path: str, layer: Layer, params: Tree, x: Any) -> Any:
-    """Write a layer, applied to the value `x`, a tuple of values where it takes several; return its result's value."""
+    """Write a layer applied to the value `x`, or to a tuple of values; return the value of the result."""
     kind, settings = constructor_of(layer), getattr(layer.apply, "settings", {})
     if kind in ("serial", "residual", "parallel"):
         y, children = x, layer.apply.children.items()  # type: ignore[attr-defined]
@@ -165,7 +166,7 @@ def _write(g: _Graph, path: str, layer: Layer, params: Tree, x: Any) -> Any:
         return _ACTIVATIONS[name](g, g.number(x), **settings)
     if kind not in _LAYERS:
         raise TypeError(
-            f"{place}: expected a layer of fmlp.layers, got one of another make, for which ONNX has no name"
+            f"{place}: expected a layer of fmlp.layers, got a custom layer, which cannot be written in ONNX"
         )
     return _LAYERS[kind](g, path, params, x, **settings)
 
@@ -182,7 +183,7 @@ def _embedding(g: _Graph, path: str, params: Tree, x: str) -> str:
 def _batch_norm(g: _Graph, path: str, params: Tree, x: str, *, eps: float) -> str:
     if params["count"] == 0:
         raise ValueError(f"{path}mean: never computed; call params = fmlp.calibrate(net, params, x) after training")
-    # Not ONNX's BatchNormalization, whose features are the second axis, and which loses digits where the mean is large.
+    # Not ONNX's BatchNormalization: its features are the second axis, and it loses digits when the mean is large.
     scale = params["scale"] / np.sqrt(np.asarray(params["var"], np.float64) + eps)
     z = g.node("Sub", x, g.array(f"{path}mean", params["mean"]))
     z = g.node("Mul", z, g.array(f"{path}scale", scale))
@@ -192,7 +193,7 @@ def _batch_norm(g: _Graph, path: str, params: Tree, x: str, *, eps: float) -> st
 def _layer_norm(g: _Graph, path: str, params: Tree, x: str, *, eps: float) -> str:
     scale, bias = (g.array(f"{path}{name}", params[name]) for name in ("scale", "bias"))
     x = g.number(x)
-    first = g.raw("Gather", x, g.array("first", [0], np.int64), axis=-1)  # else a large mean costs digits
+    first = g.raw("Gather", x, g.array("first", [0], np.int64), axis=-1)  # without it, a large mean would cost digits
     return g.node("LayerNormalization", g.node("Sub", x, first), scale, bias, axis=-1, epsilon=eps)
 
 
@@ -273,7 +274,7 @@ _ACTIVATIONS: dict[str, Callable[..., str]] = {
     "hardswish": lambda g, x: g.node("HardSwish", x),
     "softplus": _softplus,
     "softsign": lambda g, x: g.node("Softsign", x),
-    # Not ONNX's Shrink, and not x > lambd: these make 0 of NaN.
+    # Not ONNX's Shrink, and not x > lambd: both turn NaN into 0.
     "softshrink": lambda g, x, lambd: g.node("Sub", x, g.node("Clip", x, -float(lambd), float(lambd))),
     "hardshrink": lambda g, x, lambd: g.node("Where", g.node("LessOrEqual", g.node("Abs", x), lambd), 0.0, x),
     "threshold": lambda g, x, threshold, value: g.node("Where", g.node("LessOrEqual", x, threshold), value, x),

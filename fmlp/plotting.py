@@ -1,7 +1,7 @@
-"""Pictures, with matplotlib (``pip install 'fmlp[plot]'``), which is imported when one is drawn.
+"""Plots, drawn with matplotlib (``pip install 'fmlp[plot]'``), which is imported only when needed.
 
 Each function draws on the Axes given as `ax`, or on a new Figure, and returns the Figure: ``figure.savefig(path)``.
-pyplot and its global state are not touched, so pictures can be made without a display and from any thread.
+Nothing uses pyplot or its global state, so plots can be drawn without a display and from any thread.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ COLORS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#dc2626", "#0891b2", "#ca
 
 
 def plot_history(history: Mapping[str, Sequence[float]], *, best_epoch: int | None = None) -> Figure:
-    """Draw each quantity of a `FitResult.history` against the epoch: training and validation in one panel.
+    """Draw each quantity of a `FitResult.history` by epoch, one panel each, training and validation together.
 
-    `best_epoch`, counted from 0, is marked. Raises ValueError or TypeError for what is no history.
+    `best_epoch`, counted from 0, is marked. Raises ValueError or TypeError when `history` is not a history.
 
     >>> figure = plot_history({"loss": [1.0, 0.5], "val_loss": [1.1, 0.7], "lr": [0.1, 0.01]})
     >>> [ax.get_title() for ax in figure.axes]
@@ -65,14 +65,14 @@ def plot_history(history: Mapping[str, Sequence[float]], *, best_epoch: int | No
 def plot_decision_boundary(
     predict: Callable[[Array], Any], x: Any, y: Any, *, resolution: int = 300, ax: Axes | None = None
 ) -> Figure:
-    """Draw what ``predict(points)`` says over the plane, and the points `x` (rows, 2) in their labels' colours.
+    """Draw ``predict(points)`` over the plane, and the points `x`, shape (rows, 2), in the colours of their labels.
 
-    `predict` maps (n, 2) to n labels, or to n other numbers, such as probabilities, the output of a tanh or the
-    prediction of a regression: these are shaded, and where they stay between two labels, a line shows the middle. `y`
-    holds labels, or targets: more than ten different numbers, not all of them whole.
+    `predict` maps points (n, 2) to n labels, or to n other numbers, such as probabilities, the output of a tanh or the
+    prediction of a regression. Numbers are shaded; if they lie between two labels, a line marks the middle. `y` holds
+    labels, or targets: more than ten different numbers, not all of them whole.
 
-    Raises ValueError unless x is (rows, 2), y has as many labels and `predict` gives n labels or finite numbers;
-    TypeError when one of `y` and `predict` gives text and the other does not.
+    Raises ValueError unless `x` has shape (rows, 2), `y` has as many rows, and `predict` returns n labels or finite
+    numbers; TypeError when one of `y` and `predict` is text and the other is not.
 
     >>> x = np.array([[-1.0, -1.0], [1.0, 1.0]])
     >>> figure = plot_decision_boundary(lambda p: np.sign(p.sum(1)), x, np.array([-1, 1]), resolution=20)
@@ -129,7 +129,7 @@ def _all_whole(values: Array) -> bool:
 
 
 def _shade(ax: Axes, across: Array, up: Array, said: Array, labels: Array) -> Array:
-    """Shade what is said, with a line between two labels; return the colours of the labels, or targets."""
+    """Shade the predictions, with a line between two labels; return the colours of the labels or targets."""
     low, high = float(min(said.min(), labels[0])), float(max(said.max(), labels[-1]))
     shades = ax.contourf(across, up, said, np.linspace(low, max(high, low + 1e-9), 11), cmap="RdBu_r", alpha=0.6)
     ax.figure.colorbar(shades, ax=ax)
@@ -149,9 +149,9 @@ def _colors(n: int) -> Array:
 
 
 def plot_schedule(schedule: Callable[[int], float], steps: int, *, label: str = "", ax: Axes | None = None) -> Figure:
-    """Draw the learning rate that a schedule gives for counts 0 to ``steps - 1``.
+    """Draw the learning rate of a schedule for the counts 0 to ``steps - 1``.
 
-    Raises TypeError when `schedule` is none, ValueError unless ``steps ≥ 1``.
+    Raises TypeError when `schedule` is not a schedule, ValueError unless ``steps ≥ 1``.
 
     >>> from fmlp import schedules
     >>> figure = plot_schedule(schedules.cosine_lr(0.1, 100), 200)
@@ -174,11 +174,11 @@ def plot_schedule(schedule: Callable[[int], float], steps: int, *, label: str = 
 def plot_activation(
     f: Callable[..., Any], *, low: float = -4.0, high: float = 4.0, ax: Axes | None = None, **settings: Any
 ) -> Figure:
-    """Draw an activation and, from its vjp, its derivative, from `low` to `high`.
+    """Draw an activation and its derivative, computed by its vjp, from `low` to `high`.
 
-    Of a function of vectors, such as softmax, the first component of ``f(x, 0)`` is drawn.
+    For a function of vectors, such as softmax, this draws the first component of ``f(x, 0)``.
 
-    Raises TypeError when `f` carries no vjp, ValueError unless ``low < high``.
+    Raises TypeError when `f` has no vjp, ValueError unless ``low < high``.
 
     >>> from fmlp import activations
     >>> figure = plot_activation(activations.leaky_relu, negative_slope=0.2)
@@ -204,7 +204,7 @@ def _figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("pictures need matplotlib: pip install 'fmlp[plot]'") from None
+        raise ModuleNotFoundError("fmlp.plotting needs matplotlib: pip install 'fmlp[plot]'") from None
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 

@@ -1,8 +1,8 @@
 """Explicit random keys: the same key gives the same bits, in any order of calls.
 
-A key is an array of three uint64. It *is* the seed of a stream, `generator(key)`, and it makes further
-keys, `split(key, n)` and `fold_in(key, i)`, by the mixing function of SplitMix64 (Steele, Lea and Flood
-2014, "Fast splittable pseudorandom number generators"). Use each key once: for a stream, or to make others.
+A key is an array of three uint64. It seeds a stream, `generator(key)`, and makes further keys, `split(key, n)` and
+`fold_in(key, i)`, by the mixing function of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom
+number generators"). Use each key once: for a stream, or to make other keys.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from fmlp.arguments import given, integer, number, shape_of_one
 from fmlp.recording import primitive
 
-if TYPE_CHECKING:  # numpy.random is loaded when a key is made: it is a quarter of NumPy's own time to start
+if TYPE_CHECKING:  # numpy.random is loaded with the first key, because it takes a quarter of NumPy's import time
     from numpy.random import SFC64, Generator
 
 Key: TypeAlias = npt.NDArray[np.uint64]
@@ -36,7 +36,7 @@ _MASK = (1 << 64) - 1
 def key(seed: int) -> Key:
     """Make a key from a non-negative integer of any size.
 
-    Raises TypeError when `seed` is no integer, ValueError when it is negative.
+    Raises TypeError when `seed` is not an integer, ValueError when it is negative.
 
     >>> key(0).shape, key(0).dtype
     ((3,), dtype('uint64'))
@@ -47,7 +47,7 @@ def key(seed: int) -> Key:
 def split(key: Key, n: int = 2) -> Key:
     """Make `n` independent keys, the rows of a uint64 array of shape (n, 3).
 
-    Raises TypeError or ValueError when `key` is no key or `n` no integer of at least 0.
+    Raises TypeError or ValueError when `key` is not a key or `n` is not an integer of at least 0.
 
     >>> left, right = split(key(0))
     """
@@ -59,9 +59,9 @@ def split(key: Key, n: int = 2) -> Key:
 
 @primitive
 def fold_in(key: Key, i: int) -> Key:
-    """Make the `i`-th key that belongs to `key`, for a step or an epoch; 0 ≤ i < 2⁶⁴.
+    """Make the `i`-th key derived from `key`, as for a step or an epoch; 0 ≤ i < 2⁶⁴.
 
-    Raises TypeError or ValueError when `key` is no key or `i` no integer in that range.
+    Raises TypeError or ValueError when `key` is not a key or `i` is not an integer in that range.
 
     >>> bool((fold_in(key(0), 1) == fold_in(key(0), 1)).all())
     True
@@ -69,7 +69,7 @@ def fold_in(key: Key, i: int) -> Key:
     _check(key)
     _check_integer("i", i)
     i = int(i)
-    # In Python's integers, for three words are too few for NumPy to be faster.
+    # In Python's integers, because NumPy is slower on as few as three words.
     words = [_mix(_mix(word ^ fold) + i & _MASK) for word, fold in zip(key.tolist(), _FOLD, strict=True)]
     return np.array(words, np.uint64)
 
@@ -77,7 +77,7 @@ def fold_in(key: Key, i: int) -> Key:
 def generator(key: Key) -> Generator:
     """Start the key's stream: a NumPy Generator.
 
-    Raises TypeError or ValueError when `key` is no key.
+    Raises TypeError or ValueError when `key` is not a key.
 
     >>> float(generator(key(0)).random()) == float(generator(key(0)).random())
     True
@@ -89,9 +89,9 @@ def generator(key: Key) -> Generator:
 def bernoulli(key: Key, p: float, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     """Draw booleans that are True with probability `p`, rounded to a multiple of 2⁻¹⁶.
 
-    Sixteen bits each, straight from the bit generator: several times faster than comparing floats.
+    Each takes sixteen bits straight from the bit generator, which is several times faster than comparing floats.
 
-    Raises TypeError or ValueError when `key` is no key, `p` no number in [0, 1] or `shape` no shape.
+    Raises TypeError or ValueError when `key` is not a key, `p` is not a number in [0, 1] or `shape` is not a shape.
 
     >>> bernoulli(key(0), 0.5, (2, 3)).shape
     (2, 3)
@@ -129,19 +129,19 @@ def _stream_types() -> tuple[Any, Any]:
     from numpy.random.bit_generator import ISeedSequence
 
     class Words(ISeedSequence):
-        """Hands the key to SFC64 as it is: it is mixed already, and hashing it again would cost 10 µs."""
+        """Pass the key to SFC64 unchanged: its bits are already mixed, and hashing them again would cost 10 µs."""
 
         def __init__(self, words: Key) -> None:
             self.words = words
 
         def generate_state(self, n_words: int, dtype: Any = np.uint32) -> Key:
-            return np.ascontiguousarray(self.words)  # SFC64 reads the memory behind them, strides or not
+            return np.ascontiguousarray(self.words)  # SFC64 reads the memory and ignores strides
 
     return SFC64, Words
 
 
 def _mix(z: Any) -> Any:
-    """Mix an integer, or each word of an array of uint64, which wrap around by themselves."""
+    """Mix an integer, or each word of a uint64 array, whose arithmetic wraps around."""
     z = (z ^ z >> _SHIFTS[0]) * _FACTORS[0] & _MASK
     z = (z ^ z >> _SHIFTS[1]) * _FACTORS[1] & _MASK
     return z ^ z >> _SHIFTS[2]

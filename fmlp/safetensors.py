@@ -1,7 +1,7 @@
 """Parameters in a safetensors file, one tensor for each leaf, named by its path (``pip install 'fmlp[safetensors]'``).
 
-What reads safetensors can read the file: ``safetensors.torch.load_file(path)["dense_0/w"]``. It holds numbers and
-booleans; strings need the npz of `fmlp.save`.
+Any safetensors reader can open the file: ``safetensors.torch.load_file(path)["dense_0/w"]``. The format holds numbers
+and booleans only; for strings use the npz file of `fmlp.save`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ _DTYPES = "BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "
 def save(path: StrPath, params: Tree, *, metadata: dict[str, str] | None = None) -> None:
     """Write a tree of arrays to a safetensors file, atomically: the old file stays until the new one is complete.
 
-    `metadata`, a dict from strings to strings, travels in the file; `load_metadata` reads it.
+    `metadata`, a dict from strings to strings, is stored in the file; `load_metadata` reads it.
 
-    Raises ValueError or TypeError as `fmlp.save` does, and TypeError for leaves or metadata that the format has not.
+    Raises the ValueError and TypeError of `fmlp.save`, and TypeError for leaves or metadata that the format cannot
+    hold.
 
     >>> import os, tempfile
     >>> file = os.path.join(tempfile.mkdtemp(), "model.safetensors")
@@ -59,25 +60,26 @@ def save(path: StrPath, params: Tree, *, metadata: dict[str, str] | None = None)
 def load(path: StrPath, like: Tree = None) -> Tree:
     """Read a tree of arrays from a safetensors file.
 
-    With `like`, the result has its structure, and every leaf its shape and dtype; without, it is nested dicts by path.
+    With `like`, the result has the structure of `like`, and each leaf the shape and dtype of the leaf there. Without
+    it, the result is nested dicts, by path.
 
-    Raises FileFormatError, a ValueError, when the file is no safetensors file, is damaged or holds a dtype that NumPy
-    has not, such as bfloat16, or a name like ``../w``; or, naming every missing, extra or mis-shaped leaf, when it does
-    not fit `like`. FileNotFoundError when there is none.
+    Raises FileFormatError, a ValueError, when the file is not a safetensors file, is damaged, holds a dtype that NumPy
+    lacks, such as bfloat16, or a name like ``../w``, or does not fit `like`: the error then names every missing, extra
+    or misshapen leaf. Raises FileNotFoundError when there is no file.
     """
     return load_with_metadata(path, like)[0]
 
 
 def load_with_metadata(path: StrPath, like: Tree = None) -> tuple[Tree, dict[str, str]]:
-    """Return what `load` and `load_metadata` return, both of one moment, even if the file is replaced meanwhile."""
+    """Return what `load` and `load_metadata` return, both from one version of a file that is replaced meanwhile."""
     with _opened(path) as file:
-        arrays = {name: _tensor(file, name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        arrays = {name: _tensor(file, name) for name in file.keys()}  # noqa: SIM118 - not a dict
         metadata = file.metadata() or {}
     return unnamed(arrays, like, path), metadata
 
 
 def load_metadata(path: StrPath) -> dict[str, str]:
-    """Read the metadata that `save` put into the file; raises what `load` raises."""
+    """Read the metadata that `save` stored in the file; raises the errors of `load`."""
     with _opened(path) as file:
         return file.metadata() or {}
 
@@ -87,7 +89,7 @@ def _opened(path: StrPath) -> Iterator[Any]:
     import json
 
     same = False
-    while not same:  # the library opens the file once more, and must open the one that was checked
+    while not same:  # the library opens the path again, and must get the same file that was checked
         with reading(path, "safetensors"), opened(path) as stream, safetensors.safe_open(path, "np") as file:
             same = os.path.samestat(os.fstat(stream.fileno()), os.stat(path))
             if same:
@@ -96,7 +98,7 @@ def _opened(path: StrPath) -> Iterator[Any]:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> None:
-    """Refuse what the library lets pass: a tensor described twice, of which each reader may take another."""
+    """Refuse a tensor that is described twice, because readers differ in which they take; the library accepts it."""
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
         raise ValueError(f"expected every name once, got {shown(next(n for n in names if names.count(n) > 1))} again")

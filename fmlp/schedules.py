@@ -1,20 +1,19 @@
 """Learning-rate schedules: pure functions from a count to a learning rate.
 
-A *schedule* takes a count (an integer, 0 for the first) and returns a Python float, never a NumPy scalar,
-which would upcast float32 arrays. **An optimizer counts steps**, one for each batch, where PyTorch's and Keras's
-schedules often count epochs: `per_epoch` makes a schedule count epochs. Wherever a schedule is expected, a number
-will do and stands for `constant`.
+A *schedule* takes a count (an integer that starts at 0) and returns a Python float, never a NumPy scalar, which would
+upcast float32 arrays. **An optimizer counts steps**, one for each batch, while PyTorch's and Keras's schedules often
+count epochs; `per_epoch` makes a schedule count epochs. A number in place of a schedule means `constant`.
 
-Names, arguments and values are those of the PyTorch schedulers, in closed form, so that any count can be
-asked for in any order:
+Names, arguments and values are those of the PyTorch schedulers, in closed form, so that you can evaluate a schedule at
+any count, in any order:
 
 >>> schedule = step_lr(0.1, step_size=2, gamma=0.5)
 >>> [schedule(count) for count in range(5)]
 [0.1, 0.1, 0.05, 0.05, 0.025]
 
-Arguments are checked when a schedule is made: TypeError for one of the wrong type, ValueError for one out of
-range. Calling a schedule with a negative count raises ValueError, with anything but an integer TypeError. A rate too
-large for a float is infinity, which every optimizer refuses.
+Arguments are checked when a schedule is made: an argument of the wrong type raises TypeError, one that is out of range
+ValueError. A schedule raises ValueError for a negative count and TypeError for a count that is not an integer. A rate
+too large for a float is infinity, which every optimizer refuses.
 """
 
 from __future__ import annotations
@@ -57,9 +56,9 @@ __all__ = [
 
 
 def constant(lr: float) -> Schedule:
-    """Make the schedule that is `lr` at every count.
+    """Return `lr` at every count.
 
-    `lr` is a finite number of at least 0, here and in every other schedule.
+    Here and in every other schedule, `lr` must be finite and at least 0.
 
     >>> constant(0.1)(1000)
     0.1
@@ -98,7 +97,7 @@ def multi_step_lr(lr: float, milestones: Iterable[int], gamma: float = 0.1) -> S
 
 
 def constant_lr(lr: float, factor: float = 1 / 3, total_iters: int = 5) -> Schedule:
-    """Give ``lr · factor`` for the first `total_iters` counts, and `lr` from then on.
+    """Return ``lr · factor`` for the first `total_iters` counts, and `lr` from then on.
 
     Raises ValueError unless ``0 ≤ factor ≤ 1`` and ``total_iters ≥ 1``. PyTorch: ConstantLR.
 
@@ -127,10 +126,10 @@ def exponential_lr(lr: float, gamma: float) -> Schedule:
 def cosine_lr(lr: float, T_max: int, eta_min: float = 0.0) -> Schedule:  # noqa: N803
     """Go from `lr` down to `eta_min` in `T_max` counts, along half a cosine.
 
-    ``eta_min + (lr - eta_min) · (1 + cos(π · count / T_max)) / 2``. Beyond `T_max` the cosine goes on: back
-    up to `lr` at ``2 · T_max``, and so forth; ``hold(cosine_lr(lr, T_max), T_max)`` stays at `eta_min`.
-    Loshchilov and Hutter 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts", arXiv 1608.03983, without
-    the restarts. PyTorch: CosineAnnealingLR.
+    ``eta_min + (lr - eta_min) · (1 + cos(π · count / T_max)) / 2``. Beyond `T_max` the cosine continues, back up to
+    `lr` at ``2 · T_max`` and so on; ``hold(cosine_lr(lr, T_max), T_max)`` stays at `eta_min`. Loshchilov and Hutter
+    2017, "SGDR: Stochastic Gradient Descent with Warm Restarts", arXiv 1608.03983, without the restarts. PyTorch:
+    CosineAnnealingLR.
 
     Raises ValueError unless ``T_max ≥ 1`` and `eta_min` is finite and at least 0.
 
@@ -144,10 +143,10 @@ def cosine_lr(lr: float, T_max: int, eta_min: float = 0.0) -> Schedule:  # noqa:
 
 
 def cosine_warm_restarts(lr: float, T_0: int, T_mult: int = 1, eta_min: float = 0.0) -> Schedule:  # noqa: N803
-    """Go from `lr` down to `eta_min` along half a cosine, again and again; each time takes `T_mult` times as long.
+    """Go from `lr` down to `eta_min` along half a cosine, again and again, each time `T_mult` times as long.
 
-    ``eta_min + (lr - eta_min) · (1 + cos(π · T_cur / T_i)) / 2``, with `T_cur` counted from the last restart and
-    ``T_i = T_0 · T_mult^i`` for the time after restart i. Loshchilov and Hutter 2017, "SGDR: Stochastic Gradient
+    ``eta_min + (lr - eta_min) · (1 + cos(π · T_cur / T_i)) / 2``, where `T_cur` counts from the last restart and
+    ``T_i = T_0 · T_mult^i`` is the length after restart i. Loshchilov and Hutter 2017, "SGDR: Stochastic Gradient
     Descent with Warm Restarts", arXiv 1608.03983. PyTorch: CosineAnnealingWarmRestarts.
 
     Raises ValueError unless ``T_0 ≥ 1``, ``T_mult ≥ 1`` and `eta_min` is finite and at least 0.
@@ -180,11 +179,11 @@ def cyclic_lr(
 
     ``base_lr + (max_lr - base_lr) · x · height``, where x goes from 0 to 1 and back in straight lines. The height is
     1 ("triangular"), halves with each cycle ("triangular2": ``2^-cycle``), or is ``gamma^count`` ("exp_range").
-    `step_size_down` is `step_size_up` unless given. Smith 2017, "Cyclical Learning Rates for Training Neural
-    Networks", arXiv 1506.01186. PyTorch: CyclicLR, without its cycle of momenta.
+    `step_size_down` defaults to `step_size_up`. Smith 2017, "Cyclical Learning Rates for Training Neural Networks",
+    arXiv 1506.01186. PyTorch: CyclicLR, without its cycle of momenta.
 
-    Raises ValueError unless ``max_lr ≥ base_lr``, both step sizes are at least 1, ``gamma > 0`` and the mode is one of
-    the three.
+    Raises ValueError unless ``max_lr ≥ base_lr``, both step sizes are at least 1, ``gamma > 0`` and `mode` is one of
+    these three.
 
     >>> schedule = cyclic_lr(1.0, 5.0, step_size_up=2, mode="triangular2")
     >>> [schedule(count) for count in range(9)]
@@ -247,18 +246,18 @@ def one_cycle_lr(
     final_div_factor: float = 1e4,
     three_phase: bool = False,
 ) -> Schedule:
-    """Rise to `max_lr`, then fall far below where the rise began: the 1cycle policy.
+    """Rise to `max_lr`, then fall far below the initial value: the 1cycle policy.
 
-    It starts at ``initial = max_lr / div_factor``, is at `max_lr` at ``pct_start · total_steps - 1`` and ends
-    at ``initial / final_div_factor`` at ``total_steps - 1``; with `three_phase` it is back at `initial` at
-    ``2 · pct_start · total_steps - 2``. The way between two such points is half a cosine ("cos")
-    or a straight line ("linear"). Counts from `total_steps` on keep the last value, where PyTorch raises.
+    The rate starts at ``initial = max_lr / div_factor``, reaches `max_lr` at ``pct_start · total_steps - 1`` and ends
+    at ``initial / final_div_factor`` at ``total_steps - 1``. With `three_phase` it is back at `initial` at
+    ``2 · pct_start · total_steps - 2``. Between these points it follows half a cosine ("cos") or a straight line
+    ("linear"). From count `total_steps` on it keeps the last value, while PyTorch raises an error.
 
     Smith and Topin 2018, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning
     Rates", arXiv 1708.07120. PyTorch: OneCycleLR, without its cycle of momenta.
 
     Raises ValueError unless ``total_steps ≥ 1``, ``0 ≤ pct_start ≤ 1``, both divisors are above 0 and
-    the strategy is one of the two.
+    `anneal_strategy` is "cos" or "linear".
 
     >>> schedule = one_cycle_lr(1.0, total_steps=10, anneal_strategy="linear")
     >>> [round(schedule(count), 3) for count in range(10)]
@@ -303,12 +302,12 @@ def warmup(schedule: Schedule | float, steps: int, start_factor: float = 1 / 3) 
 def join(schedules: Sequence[Schedule | float], boundaries: Iterable[int]) -> Schedule:
     """Follow the schedules one after the other, each from its own count 0.
 
-    The first is left at ``boundaries[0]``, the second at ``boundaries[1]``, and so on: at
-    ``boundaries[i] ≤ count`` the value is ``schedules[i + 1](count - boundaries[i])``. PyTorch: SequentialLR. The
-    boundaries count steps even where a schedule counts epochs (`per_epoch`), which it does from its own beginning.
+    The first schedule ends at ``boundaries[0]``, the second at ``boundaries[1]``, and so on: from ``boundaries[i]`` to
+    the next boundary, the value is ``schedules[i + 1](count - boundaries[i])``. Boundaries always count steps; a
+    schedule that counts epochs (`per_epoch`) starts to count them at its boundary. PyTorch: SequentialLR.
 
-    Raises ValueError unless there is one boundary fewer than there are schedules and the boundaries are
-    increasing and at least 1, TypeError for a schedule that is neither a function nor a number.
+    Raises ValueError unless the boundaries increase, are at least 1 and number one less than the schedules; TypeError
+    for a schedule that is neither a function nor a number.
 
     >>> schedule = join([0.5, exponential_lr(0.1, gamma=0.5)], boundaries=[2])
     >>> [schedule(count) for count in range(5)]
@@ -333,7 +332,7 @@ def join(schedules: Sequence[Schedule | float], boundaries: Iterable[int]) -> Sc
 def product(*schedules: Schedule | float) -> Schedule:
     """Multiply schedules: ``schedules[0](count) · schedules[1](count) · …``. PyTorch: ChainedScheduler.
 
-    Raises ValueError without a schedule, TypeError for one that is neither a function nor a number.
+    Raises ValueError without any schedule, TypeError for a schedule that is neither a function nor a number.
 
     >>> schedule = product(0.1, constant_lr(1.0, factor=0.5, total_iters=1), exponential_lr(1.0, gamma=0.5))
     >>> [schedule(count) for count in range(3)]
@@ -346,7 +345,7 @@ def product(*schedules: Schedule | float) -> Schedule:
 
 
 def hold(schedule: Schedule | float, count: int) -> Schedule:
-    """Follow `schedule` up to `count`, and keep the value that it has there: ``schedule(min(now, count))``.
+    """Follow `schedule` up to `count`, then keep its value there: ``schedule(min(now, count))``.
 
     Raises ValueError unless ``count ≥ 0``, TypeError when `schedule` is neither a function nor a number.
 
@@ -359,14 +358,14 @@ def hold(schedule: Schedule | float, count: int) -> Schedule:
 
 
 def per_epoch(schedule: Schedule | float, steps_per_epoch: int | None = None) -> Schedule:
-    """Make a schedule of steps out of a schedule of epochs: ``schedule(⌊count / steps_per_epoch⌋)``.
+    """Turn a schedule that counts epochs into one that counts steps: ``schedule(⌊count / steps_per_epoch⌋)``.
 
-    Without `steps_per_epoch`, `fmlp.fit` says how many steps an epoch has, and so do the estimators; anything else that
-    asks for the rate of a step gets a ValueError. In a loop of your own give `steps_per_epoch`, or call
-    `optim.with_steps_per_epoch` on the state. `warmup`, `join`, `product` and `hold` take such schedules too.
+    By default, `fmlp.fit` and the estimators fill in how many steps an epoch has. In your own loop, give
+    `steps_per_epoch` here or call `optim.with_steps_per_epoch` on the state; otherwise the schedule raises ValueError.
+    `warmup`, `join`, `product` and `hold` take such schedules too.
 
-    Raises ValueError unless ``steps_per_epoch ≥ 1`` and when `schedule` counts epochs already, TypeError when it is
-    neither a function nor a number.
+    Raises ValueError unless ``steps_per_epoch ≥ 1``, or when `schedule` already counts epochs; TypeError when
+    `schedule` is neither a function nor a number.
 
     >>> schedule = per_epoch(exponential_lr(0.1, gamma=0.5), steps_per_epoch=100)
     >>> schedule(99), schedule(100)
@@ -374,7 +373,7 @@ def per_epoch(schedule: Schedule | float, steps_per_epoch: int | None = None) ->
     """
     schedule = _as_schedule("schedule", schedule)
     if isinstance(schedule, CountsEpochs):
-        raise ValueError("schedule: expected one that does not count epochs yet, got one of per_epoch")
+        raise ValueError("schedule: expected one that does not count epochs yet, got one made by per_epoch")
     if steps_per_epoch is None:
         return CountsEpochs(lambda count, steps: schedule(count // steps))
     steps_per_epoch = integer("steps_per_epoch", steps_per_epoch, 1)
@@ -382,7 +381,7 @@ def per_epoch(schedule: Schedule | float, steps_per_epoch: int | None = None) ->
 
 
 class CountsEpochs:
-    """A schedule whose rate at a count of steps depends on how many steps an epoch has; at count 0 it does not."""
+    """A schedule whose rate depends on how many steps an epoch has, except at count 0."""
 
     def __init__(self, formula: Callable[[int, int], float]) -> None:
         self.formula = formula
@@ -393,19 +392,19 @@ class CountsEpochs:
 
 
 def rate(schedule: Schedule, count: int, steps_per_epoch: int) -> float:
-    """Return the rate at a step, or raise ValueError if it depends on `steps_per_epoch` and that is 0: not known."""
+    """Return the rate at a step; raise ValueError if it depends on `steps_per_epoch` and this is 0, unknown."""
     if not isinstance(schedule, CountsEpochs):
         return schedule(count)
     if not steps_per_epoch:
         raise ValueError(
-            "schedule: it counts epochs, but how many steps an epoch has is not known here. fit says so by itself; "
-            "elsewhere give per_epoch(schedule, steps_per_epoch), or call optim.with_steps_per_epoch on the state"
+            "schedule: it counts epochs, but how many steps an epoch has is not known here. fit sets it by itself; "
+            "elsewhere use per_epoch(schedule, steps_per_epoch), or call optim.with_steps_per_epoch on the state"
         )
     return schedule.formula(count, steps_per_epoch)
 
 
 class PlateauState(NamedTuple):
-    """What `reduce_on_plateau` knows: the learning rate to use now, and how it got there."""
+    """The state of `reduce_on_plateau`: the learning rate to use now, the best metric, and two counts of updates."""
 
     learning_rate: float
     best: float
@@ -419,7 +418,7 @@ class ReduceOnPlateau(NamedTuple):
     init: Callable[[], PlateauState]
     update: Callable[[float, PlateauState], PlateauState]
     mode: Literal["min", "max"] | None = None
-    """None: "min", unless `fmlp.on_plateau` knows the metric better."""
+    """None means "min", unless `fmlp.on_plateau` knows that the metric should rise."""
 
 
 def reduce_on_plateau(
@@ -436,15 +435,15 @@ def reduce_on_plateau(
 ) -> ReduceOnPlateau:
     """Multiply the learning rate by `factor` when a metric has not improved for over `patience` updates.
 
-    This depends on what is measured and not on a count alone, so it is no schedule but the pair
-    ``init() -> state`` and ``update(metric, state) -> state``, with the learning rate to use in
-    ``state.learning_rate``. A metric improves on the best so far by falling (mode "min", the default) or rising ("max")
-    by more than `threshold` ("abs") or ``threshold · |best|`` ("rel"); NaN never does. After a reduction, updates
-    do not count as bad for `cooldown` updates. The learning rate stops at `min_lr`, and reductions by `eps` or less
-    are not made. PyTorch: ReduceLROnPlateau, whose "rel" margin has the wrong sign for a metric below 0.
+    This is not a schedule, because it depends on a metric and not on a count alone. It is a pair of functions,
+    ``init() -> state`` and ``update(metric, state) -> state``; the learning rate to use is ``state.learning_rate``.
 
-    Raises ValueError unless ``0 < factor < 1``, the other numbers are finite and at least 0, and the modes
-    are among those named.
+    A metric improves when it falls (mode "min", the default) or rises ("max") beyond the best so far by more than
+    `threshold` (threshold_mode "abs") or ``threshold · |best|`` ("rel"); NaN never improves. After a reduction, the
+    next `cooldown` updates do not count as bad. The learning rate never falls below `min_lr`, and reductions by `eps`
+    or less are skipped. PyTorch: ReduceLROnPlateau, whose "rel" margin has the wrong sign for a metric below 0.
+
+    Raises ValueError unless ``0 < factor < 1``, the other numbers are finite and at least 0, and both modes are valid.
 
     >>> plateau = reduce_on_plateau(0.1, factor=0.5, patience=1)
     >>> state = plateau.init()
@@ -482,7 +481,7 @@ def reduce_on_plateau(
 
 
 def _schedule(formula: Schedule) -> Schedule:
-    """Guard a formula: its count is a non-negative Python int, its value a Python float."""
+    """Make a schedule of a formula: check that the count is a non-negative integer, and return a Python float."""
 
     def schedule(count: int) -> float:
         return float(formula(_counted(count)))

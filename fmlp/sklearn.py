@@ -1,6 +1,6 @@
-"""Fitted networks of scikit-learn's own as fmlp's, and back (``pip install 'fmlp[sklearn]'``).
+"""Convert scikit-learn's own fitted networks to fmlp and back (``pip install 'fmlp[sklearn]'``).
 
-Both directions copy the weights. Estimators with fmlp inside are in `fmlp.estimators`.
+Both directions copy the weights. Estimators that run on fmlp are in `fmlp.estimators`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,17 @@ _ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "
 
 
 def from_estimator(model: MLPClassifier | MLPRegressor) -> tuple[Layer, Tree]:
-    """Make a network and its parameters of a fitted `MLPClassifier` or `MLPRegressor` of `sklearn.neural_network`.
+    """Make a network and its parameters from a fitted `MLPClassifier` or `MLPRegressor` of `sklearn.neural_network`.
 
-    The network gives what fmlp's losses take: the prediction of a regressor (its logarithm with the loss "poisson"), a
-    logit for each class of a classifier, or for each label where a row can have several, and one for two classes: its
-    probabilities are `activations.softmax` of several logits, `activations.sigmoid` of one or of labels. The dtype
-    stays. Raises TypeError for another model, scikit-learn's NotFittedError for one that is not fitted.
+    The network's output is what fmlp's losses take:
+
+    - for a regressor the prediction, or its logarithm with the loss "poisson";
+    - for a classifier of two classes one logit, whose `activations.sigmoid` is the probability of the second class;
+    - of more classes a logit for each, whose `activations.softmax` are the probabilities;
+    - of several labels per row a logit for each label, whose `activations.sigmoid` is the label's probability.
+
+    The dtype is kept. Raises TypeError for any other model, and scikit-learn's NotFittedError for one that is not
+    fitted.
 
     >>> x = np.linspace(-1, 1, 50)[:, None]
     >>> model = MLPRegressor(hidden_layer_sizes=4, activation="tanh", solver="lbfgs").fit(x, x[:, 0])
@@ -58,17 +63,18 @@ def from_estimator(model: MLPClassifier | MLPRegressor) -> tuple[Layer, Tree]:
 def to_estimator(
     net: Layer, params: Tree, classes: Any = None, *, multilabel: bool = False, **settings: Any
 ) -> MLPClassifier | MLPRegressor:
-    """Make a fitted estimator of scikit-learn of a network: a regressor, or with `classes` a classifier.
+    """Make a fitted scikit-learn estimator from a network: a regressor, or with `classes` a classifier.
 
-    The network is a `serial` of Dense layers with one activation, identity, sigmoid, tanh or relu, between all of them;
-    Dropout is left out. It gives a prediction, or the logits of the `classes`, in their order; for two of them one
-    logit, that of the second, or two. With `multilabel` there is one logit for each label, and `classes` is not needed.
-    `settings` go to the estimator's constructor: ``loss="poisson"`` for a regressor that gives the logarithm, or what
-    training is to go on with by ``partial_fit``.
+    The network must be a `serial` of Dense layers with the same activation between all of them: identity, sigmoid,
+    tanh or relu. Dropout is left out. The output is a prediction, or the logits of the `classes`, in their order; two
+    classes need either one logit, of the second class, or two. With `multilabel` the output is one logit for each
+    label, and `classes` is not needed. `settings` go to the estimator's constructor: ``loss="poisson"`` for a regressor
+    whose network gives the logarithm, or the settings with which ``partial_fit`` shall continue to train.
 
-    Raises TypeError, naming the layer, for one that scikit-learn has not, ValueError when they do not stand like this,
-    or the parameters or classes do not fit.
+    Raises TypeError, naming the layer, for a layer that scikit-learn does not have; ValueError when the layers are not
+    arranged like this, or the parameters or classes do not fit.
 
+    >>> from fmlp import random
     >>> net = serial(Dense(8), Activation(activations.relu), Dense(3))
     >>> _, params = net.init(random.key(0), (4,))
     >>> model = to_estimator(net, params, classes=["a", "b", "c"])
@@ -101,7 +107,7 @@ def to_estimator(
     activation = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}[names.pop() if names else "identity"]
     sizes = tuple(w.shape[1] for w, _, _ in hidden)
     model = kind(hidden_layer_sizes=sizes, activation=activation, random_state=0, **loss)
-    # One step on rows of zeros sets all that a fitted estimator has; then the weights take their places.
+    # One step on rows of zeros sets every attribute of a fitted estimator; then the weights replace the ones it made.
     rows = np.zeros((len(y), weights[0][0].shape[0]), w.dtype)
     labels = {} if kind is MLPRegressor else {"classes": np.arange(n) if multilabel else y}
     model.partial_fit(rows, y, **labels)
@@ -135,7 +141,7 @@ def _dense_layers(net: Layer, params: Tree) -> list[tuple[Array, Array, str]]:
 
 
 def _flat(layer: Layer, params: Tree, path: str) -> Iterator[tuple[str, Layer, Tree]]:
-    """Yield the layers of a network, those of a `serial` in their order, with their places and parameters."""
+    """Yield each layer of a network in order, with its place and parameters; a `serial` yields its children."""
     if constructor_of(layer) != "serial":
         yield path.rstrip("/") or getattr(layer.apply, "__name__", "layer"), layer, params
         return
@@ -144,7 +150,7 @@ def _flat(layer: Layer, params: Tree, path: str) -> Iterator[tuple[str, Layer, T
 
 
 def _weights(place: str, layer: Layer, params: Tree, width: int | None) -> tuple[Array, Array]:
-    """Return copies of a Dense layer's weights, which must take `width` numbers, and biases, zeros without any."""
+    """Return copies of a Dense layer's weights and biases (zeros if it has none); it must take `width` numbers."""
     _, like = inferred(layer, (width or len(np.atleast_1d(params.get("w", 0))),))
     for name, expected in like.items():
         shape = np.shape(unmasked(f"{place}/{name}", params[name])) if name in params else "none"

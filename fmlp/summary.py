@@ -12,9 +12,9 @@ __all__ = ["summary"]
 
 
 def summary(net: Layer, shape: Shape) -> str:
-    """Describe `net` for inputs whose examples have `shape`: one line a layer, children indented.
+    """Describe `net` for examples of `shape`: one line per layer, with the layers inside it indented.
 
-    Raises TypeError when `net` is no layer, and what its `init` raises when the shape does not fit.
+    Raises TypeError when `net` is not a layer, and any error of its `init` when the shape does not fit.
 
     >>> from fmlp.layers import Dense, Elu, serial
     >>> print(summary(serial(Dense(8), Elu(), Dense(1)), (4,)))

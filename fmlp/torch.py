@@ -1,13 +1,13 @@
-"""Networks from PyTorch and back (``pip install 'fmlp[torch]'``).
+"""Convert networks from PyTorch and back (``pip install 'fmlp[torch]'``).
 
-A `torch.nn.Sequential` and a `serial` hold the same layers in the same places, and a state dict the same numbers as the
-parameters, under other names: ``0.weight`` (out, in) is ``dense_0/w`` (in, out). What both have: Linear, Embedding,
-BatchNorm1d, LayerNorm, RMSNorm and GLU over the last axis, Dropout, Flatten, PReLU, every activation with its settings,
-and Sequential in Sequential. Inputs are (batch, features): with more axes, PyTorch's BatchNorm1d and PReLU take the
-second for the features, fmlp the last.
+A `torch.nn.Sequential` becomes a `serial` of the same layers in the same order. A state dict holds the same numbers as
+the parameters, under other names: ``0.weight`` (out, in) is ``dense_0/w`` (in, out). Both libraries have Linear,
+Embedding, BatchNorm1d, LayerNorm, RMSNorm and GLU over the last axis, Dropout, Flatten, PReLU, every activation with
+its settings, and a Sequential inside a Sequential. Inputs are (batch, features): with more axes, the features are the
+second axis for PyTorch's BatchNorm1d and PReLU, but the last for fmlp.
 
-BatchNorm's ``running_mean`` and ``running_var`` are fmlp's `mean` and `var`, ``num_batches_tracked`` is the `count`: it
-tells how much the statistics were computed from, and 0 that they never were.
+BatchNorm's ``running_mean`` and ``running_var`` are fmlp's `mean` and `var`. ``num_batches_tracked`` is the `count`:
+how much the statistics were computed from, 0 if they never were.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _KINDS: set[Any] = {
 }
 _KINDS |= set(_ACTIVATIONS.values())
 
-# Of each layer with parameters, by its constructor: PyTorch's names for them.
+# PyTorch's names for the parameters of each layer, by the layer's constructor.
 _NAMES = {
     "Dense": {"w": "weight", "b": "bias"},
     "Embedding": {"w": "weight"},
@@ -87,12 +87,14 @@ _NAMES = {
 
 
 def from_module(module: nn.Module) -> tuple[Layer, Tree]:
-    """Make a network and its parameters of a `torch.nn.Sequential`, or of one of the layers it may hold.
+    """Make a network and its parameters from a `torch.nn.Sequential`, or from one of the layers it may hold.
 
-    At inference it computes what the module does in eval mode. The arrays are copies, in the module's dtype (bfloat16,
-    which NumPy has not, becomes float32). Raises TypeError, naming the module and its place, for one that fmlp has not,
-    that has hooks or whose parameters are computed from others (as by `spectral_norm`), ValueError for a setting that
-    fmlp has not.
+    At inference the network computes what the module computes in eval mode. The arrays are copies, in the module's
+    dtype (bfloat16, which NumPy lacks, becomes float32).
+
+    Raises TypeError, naming the module and its place, for a module that fmlp does not have, that has hooks, or whose
+    parameters are computed from other tensors (as by `spectral_norm`); ValueError for a setting that fmlp does not
+    have.
 
     >>> net, params = from_module(nn.Sequential(nn.Linear(4, 8), nn.ELU(), nn.Dropout(0.2), nn.Linear(8, 1)))
     >>> list(params), params["dense_0"]["w"].shape
@@ -106,11 +108,12 @@ def from_module(module: nn.Module) -> tuple[Layer, Tree]:
 
 
 def to_module(net: Layer, params: Tree) -> nn.Module:
-    """Make a module of a network and its parameters: of a `serial` a `torch.nn.Sequential`.
+    """Make a module from a network and its parameters; a `serial` becomes a `torch.nn.Sequential`.
 
-    It is in eval mode, in which it computes what ``net.apply(params, x)`` does; its tensors are copies, in the dtype of
-    the parameters. Raises TypeError, naming the layer and its place, for one that `torch.nn` has not, and ValueError,
-    naming the leaf, when the parameters do not fit the network or each other, or a `BatchNorm` was never calibrated.
+    The module is in eval mode and computes what ``net.apply(params, x)`` computes. Its tensors are copies, in the dtype
+    of the parameters. Raises TypeError, naming the layer and its place, for a layer that `torch.nn` does not have, and
+    ValueError, naming the leaf, when the parameters do not fit the network or each other, or a `BatchNorm` was never
+    calibrated.
 
     >>> from fmlp import random
     >>> from fmlp.layers import Dense, Elu, serial
@@ -129,11 +132,11 @@ def to_module(net: Layer, params: Tree) -> nn.Module:
 
 
 def from_state_dict(net: Layer, state: Mapping[str, Any]) -> Tree:
-    """Return the parameters of `net` out of the state dict of a Sequential of the same layers.
+    """Return the parameters of `net` from the state dict of a Sequential of the same layers.
 
-    The arrays are copies. Raises ValueError, naming the entry, when one is missing, left over or of a shape that does
-    not fit the network or the entries before, and TypeError for what is no state dict, and, naming the layer, for one
-    that `torch.nn` has not.
+    The arrays are copies. Raises ValueError, naming the entry, when an entry is missing or left over, or its shape does
+    not fit the network or the entries before it. Raises TypeError when `state` is not a state dict, and, naming the
+    layer, for a layer that `torch.nn` does not have.
 
     >>> from fmlp.layers import Dense
     >>> from_state_dict(Dense(1), {"weight": torch.ones(1, 2), "bias": torch.zeros(1)})
@@ -153,7 +156,7 @@ def from_state_dict(net: Layer, state: Mapping[str, Any]) -> Tree:
 def to_state_dict(net: Layer, params: Tree) -> dict[str, torch.Tensor]:
     """Return the state dict of a Sequential of the same layers, with copies of the parameters.
 
-    Raises what `to_module` raises, save that statistics of a `BatchNorm` that were never computed are entries like all.
+    Raises the errors of `to_module`, but accepts a `BatchNorm` that was never calibrated.
 
     >>> from fmlp.layers import Dense
     >>> to_state_dict(Dense(1, bias=False), {"w": np.ones((2, 1))})
@@ -167,7 +170,7 @@ def to_state_dict(net: Layer, params: Tree) -> dict[str, torch.Tensor]:
 
 
 def _params(layer: Layer, state: dict[str, Any], prefix: str, path: str, width: int | None) -> tuple[Tree, int | None]:
-    """Take the parameters of a layer out of `state`; return them and the width of its output, as `_like` does."""
+    """Move a layer's parameters out of `state`; return them and the width of the output, as `_like` does."""
     if constructor_of(layer) == "serial":
         children = {}
         for i, (name, child) in enumerate(_children(layer).items()):
@@ -224,7 +227,7 @@ def _check_names(params: Tree, known: Mapping[str, Any], path: str) -> None:
 
 
 def _names(layer: Layer, path: str) -> dict[str, str]:
-    """Name a layer's parameters, and how PyTorch calls them; raises TypeError for a layer that it has not."""
+    """Map the names of a layer's parameters to PyTorch's; raises TypeError for a layer that PyTorch does not have."""
     kind, place = constructor_of(layer), path.rstrip("/") or getattr(layer.apply, "__name__", "layer")
     known = activation_of(layer, place)[0] in _ACTIVATIONS if kind == "Activation" else True
     if kind in _NAMES:
@@ -237,14 +240,14 @@ def _names(layer: Layer, path: str) -> dict[str, str]:
 def _like(
     layer: Layer, names: dict[str, str], params: Tree, path: str, width: int | None
 ) -> tuple[dict[str, Array], int | None]:
-    """Return parameters of the right shapes, as `init` makes them, and the width of the output, None if not known.
+    """Return parameters of the right shapes, as `init` makes them, and the width of the output, None if unknown.
 
-    `width` is that of the input. Where the layers before do not tell, `params` do.
+    `width` is the width of the input. If the layers before do not determine it, `params` do.
     """
     kind = constructor_of(layer)
     if width is None:
         widths = (np.shape(params[name])[0] for name in names if np.ndim(params.get(name, 0)))
-        width = next((n for n in widths if kind != "Prelu" or n > 1), None)  # one slope is for any width
+        width = next((n for n in widths if kind != "Prelu" or n > 1), None)  # a single slope fits any width
     try:
         out_shape, like = inferred(layer, ((2 if kind == "GLU" else 1) if width is None else width,))
     except ValueError as error:
@@ -255,11 +258,11 @@ def _like(
 
 
 def _array(layer: Layer, tensor: Any, entry: str) -> Array:
-    """Return a parameter as an array, for Dense's `w` transposed; it may share the tensor's memory."""
+    """Return a parameter as an array, transposed for Dense; it may share the tensor's memory."""
     try:
         tensor = torch.as_tensor(tensor).detach().cpu()
         array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    except (TypeError, NotImplementedError) as error:  # as for float8, or for a tensor on "meta", which has no numbers
+    except (TypeError, NotImplementedError) as error:  # such as float8, or a tensor on "meta", which has no numbers
         raise TypeError(f"{entry}: {error}") from None
     return array.T if constructor_of(layer) == "Dense" else array
 
@@ -273,7 +276,7 @@ def _children(layer: Layer) -> dict[str, Layer]:
 
 
 def _layer(module: nn.Module, place: str) -> Layer:
-    """Make the layer of a module. A subclass is what it derives from, unless it has a `forward` of its own."""
+    """Make the layer for a module. A subclass counts as its base, unless it has its own `forward`."""
     kind: Any = next((kind for kind in type(module).__mro__ if kind in _KINDS), None)
     _check_parametrizations(module, place)
     _check_hooks(module, place.rstrip(".") or "module")
@@ -322,7 +325,7 @@ def _layer(module: nn.Module, place: str) -> Layer:
 
 
 def _check_parametrizations(module: nn.Module, place: str) -> None:
-    """Refuse a module some of whose parameters are computed from others."""
+    """Refuse a module if any of its parameters are computed from other tensors."""
     if nn.utils.parametrize.is_parametrized(module):
         for name, functions in module.parametrizations.items():  # type: ignore[operator, union-attr]
             by = ", ".join(type(function).__name__ for function in functions)
@@ -333,7 +336,7 @@ def _check_parametrizations(module: nn.Module, place: str) -> None:
 
 
 def _check_hooks(module: nn.Module, place: str) -> None:
-    """Refuse a module whose hooks, or those of all modules, may change what it computes or its gradients."""
+    """Refuse a module with hooks, of its own or global, which may change its results or its gradients."""
     for kind in ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):
         for hook in {**getattr(module, kind), **getattr(nn.modules.module, f"_global{kind}")}.values():
             name = getattr(hook, "__name__", type(hook).__name__)
@@ -345,8 +348,8 @@ def _check_hooks(module: nn.Module, place: str) -> None:
 
 
 def _whole_state(module: nn.Module, dtype: torch.dtype, prefix: str = "") -> dict[str, Any]:
-    """Return the module's state by position, with the ones and zeros that stand for what it has switched off."""
-    if isinstance(module, nn.Sequential):  # its own state dict goes by names, which need not be numbers
+    """Return the module's state by position, with ones for scales and zeros for biases that are switched off."""
+    if isinstance(module, nn.Sequential):  # its own state dict uses names, which need not be numbers
         return {k: v for i, child in enumerate(module) for k, v in _whole_state(child, dtype, f"{prefix}{i}.").items()}
     state = dict(module.state_dict())
     if isinstance(module, nn.RMSNorm):
@@ -358,7 +361,7 @@ def _whole_state(module: nn.Module, dtype: torch.dtype, prefix: str = "") -> dic
 
 
 def _module(layer: Layer, state: Mapping[str, torch.Tensor], prefix: str, path: str) -> nn.Module:
-    """Make the module of a layer, whose shapes are those in `state`."""
+    """Make the module for a layer, with the shapes found in `state`."""
     kind, settings = constructor_of(layer), layer.apply.settings  # type: ignore[attr-defined]
     weight = state.get(f"{prefix}weight", torch.empty(0))
     match kind:

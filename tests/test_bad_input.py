@@ -963,7 +963,7 @@ TABLE = {
         ("all rows to validate", lambda: Mlp(early_stopping=True, validation_fraction=1.0).fit(), ValueError,
          "validation_fraction: expected a number in (0, 1), got 1.0"),
         ("dropout with L-BFGS", lambda: Mlp(solver="lbfgs", dropout=0.5).fit(), ValueError,
-         "dropout: 'lbfgs' needs a loss that stays"),
+         "dropout: 'lbfgs' needs a loss without randomness"),
     ],
 }
 # fmt: on

@@ -453,7 +453,7 @@ def test_rows_of_weight_zero_count_nothing_whatever_they_hold(metric):
         ([[0, 1, 1], [0, 1, 1]], [[0, 1], [0, 1]], ValueError, r"got \(2, 3\) and \(2, 2\)"),
         ([0, 1, 2], [0, 1, 0.5], ValueError, "y_true: expected labels from 0 to 1, or 2 others"),
         (["a", "a"], [0, 1], ValueError, "y_true: expected labels from 0 to 1, .* got 1, such as a"),
-        ([0, 3], np.eye(3)[:2], ValueError, "y_true: expected labels from 0 to 2, .* of 3 classes; got 2"),
+        ([0, 3], np.eye(3)[:2], ValueError, "y_true: expected labels from 0 to 2, .* for 3 classes; got 2"),
         ([0.5, 1], [0, 1], ValueError, "y_true: .* not whole, such as 0.5"),
         ([0, 1], ["a", "b"], TypeError, "y_score: expected numbers, got dtype <U1"),
     ],

@@ -1,8 +1,8 @@
 """Data sets: readers for npy, npz, IDX, CSV and Parquet, and a generated set whose best possible accuracy is known.
 
-`load` reads whatever a path holds. A reader never unpickles, compares what a file promises with what it
-holds before it allocates, and answers whatever is wrong with a file with a `FileFormatError`, which names
-the file, what was found and what was expected (`fmlp.files` says more).
+`load` reads any of these formats except Parquet, which `Batches` reads. A reader never unpickles, and it checks a
+file's size against its header before it allocates memory. A bad file raises `FileFormatError`, which names the file,
+what was found and what was expected (see `fmlp.files`).
 """
 
 from fmlp.data.batches import Batches

@@ -1,4 +1,4 @@
-"""Batches of Parquet or CSV files that are larger than memory."""
+"""Batches from Parquet or CSV files that are larger than memory."""
 
 from __future__ import annotations
 
@@ -21,22 +21,26 @@ __all__ = ["Batches"]
 
 
 class Batches:
-    """Batches ``(x, y)`` of Parquet or CSV files, read as they are asked for: data for `fit` larger than memory.
+    """Batches ``(x, y)`` from Parquet or CSV files, read when they are needed: `fit` takes data larger than memory.
 
-    `path` is a file, a folder of files or a list of files, all Parquet or all CSV, with the same columns, of numbers
-    or booleans. `label` is the column to predict, its name or position: y is (rows,), int64 if the first rows hold
-    integers there, else floating. x is (rows, features), the other columns in their order, without what a Parquet file
-    calls an index of pandas. `header` says whether the first line of each CSV file is a header, as for `read_csv`.
-    x, and y unless it is int64, are of `dtype`; without it, float32, or float64 where the first rows need it, as `load`
-    says. Each batch has `batch_size` rows; the last has what is left, and if that is one row, it joins the one before.
+    - `path`: a file, a folder of files or a list of files, all Parquet or all CSV, all with the same columns of numbers
+      or booleans.
+    - `label`: the name or position of the column to predict. y has shape (rows,), and is int64 if the first rows hold
+      integers there. x has shape (rows, features) and holds the other columns in their order, without a pandas index of
+      a Parquet file.
+    - `batch_size`: the rows of each batch. The last batch has the rows that remain; a single remaining row joins the
+      batch before.
+    - `header`: whether the first line of each CSV file is a header, as in `read_csv`.
+    - `dtype`: the dtype of x, and of y unless it is int64. By default it is float32, or float64 if the first rows need
+      it, as in `load`.
+    - `window`: the number of rows that are shuffled together. `fit` calls ``shuffled(key)`` for each epoch: CSV files,
+      or row groups of Parquet, come in random order, and rows in random order within each window.
+    - `part`: ``(comm.rank, comm.size)`` if several ranks share the data; each reads every size-th row group or CSV
+      file, and `batch_size` is the rank's own.
 
-    `fit` asks for each epoch's order by ``shuffled(key)``: CSV files, or row groups of Parquet, come in random order,
-    and rows in random order within each `window` of them. On several ranks each reads its part: ``part=(comm.rank,
-    comm.size)`` is every size-th row group or CSV file, and `batch_size` is the rank's own.
-
-    Parquet needs pyarrow. Raises ModuleNotFoundError without it, FileFormatError for files that are not what they
-    should be, have other columns than the first file, missing values or numbers that these dtypes do not hold;
-    TypeError or ValueError for other arguments that do not fit.
+    Parquet needs pyarrow. Raises ModuleNotFoundError without it, FileFormatError for files that cannot be read, have
+    other columns than the first file, missing values or numbers that these dtypes cannot hold; TypeError or ValueError
+    for other invalid arguments.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -82,20 +86,20 @@ class Batches:
         pieces = [(piece, order) for file, order in zip(files, orders, strict=True) for piece in file.pieces()]
         self._pieces = pieces[rank::size]
         self.key: random.Key | None = None
-        # The first rows of all files decide on the dtypes: each rank finds the same.
+        # The first rows of all files, not of the rank's part, determine the dtypes, so that all ranks agree.
         *x, y = next((part for piece, order in pieces for part in piece.parts(order)), [np.zeros(1)] * 2)
         self._dtypes = [floating(x), floating([y])] if dtype is None else [np.dtype(dtype)] * 2
         if y.dtype.kind in "biu":
             self._dtypes[1] = np.dtype(np.int64)
 
     def shuffled(self, key: random.Key) -> Batches:
-        """Return the same batches in the random order that a key gives."""
+        """Return the same data, in batches shuffled by `key`."""
         other = copy.copy(self)
         other.key = key
         return other
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
-        """Read the batches, one after the other."""
+        """Read and yield one batch after the other."""
         order = np.arange if self.key is None else random.generator(self.key).permutation
         x, y = np.empty((0, len(self.columns)), self._dtypes[0]), np.empty(0, self._dtypes[1])
         for i in order(len(self._pieces)):
@@ -109,7 +113,7 @@ class Batches:
                 y = np.concatenate([y, cast(labels, self._dtypes[1], f"{piece.path}: a part of {self.label!r}")])
                 if len(x) > max(self.window, self.batch_size + 1):
                     keep = len(x) % self.batch_size
-                    keep += self.batch_size if keep < 2 else 0  # this may be the end, and one row no batch
+                    keep += self.batch_size if keep < 2 else 0  # if the data end here, no batch may have a single row
                     rows = order(len(x))
                     yield from self._cut(x[rows[:-keep]], y[rows[:-keep]])
                     x, y = x[rows[-keep:]], y[rows[-keep:]]
@@ -122,12 +126,12 @@ class Batches:
 
 
 def _is_shard(path: Path) -> bool:
-    """Tell a file that is one, or looks as if it should be, as a.csv.gz, from others and from hidden ones."""
+    """Tell whether a file is data or looks like it (a.csv.gz, which is then refused), and is not hidden."""
     return not path.name.startswith((".", "_")) and not {".parquet", ".csv"}.isdisjoint(map(str.lower, path.suffixes))
 
 
 def _orders(files: list[Csv | Parquet], label: str | int) -> list[list[int]]:
-    """Return where each file has the columns of the first, the label last; they must be the same in all."""
+    """Return where each file has the first file's columns, label last; all files must have the same columns."""
     first = files[0]
     column = label_column(first.path, label, first.names, first.width)
     orders = []

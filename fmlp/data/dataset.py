@@ -1,4 +1,4 @@
-"""A data set: training and test rows, read from what a path holds, or split."""
+"""A data set: training and test rows, read from files, or split from one table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NPY = ("train_data.npy", "train_label.npy", "test_data.npy", "test_label.npy")
 
 
 class Dataset(NamedTuple):
-    """Training and test rows: `x` (rows, features), `y` (rows,) or (rows, outputs)."""
+    """Training and test rows: x has shape (rows, features), y (rows,) or (rows, outputs)."""
 
     x_train: Array
     y_train: Array
@@ -37,28 +37,32 @@ def load(
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Dataset:
-    """Read a data set from what `path` is.
+    """Read a data set from a folder or a file.
 
-    - a folder with `train_data.npy`, `train_label.npy`, `test_data.npy` and `test_label.npy`: the features
-      stay on disk, memory-mapped, in the files' dtype;
-    - a folder with MNIST's files, `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, then `t10k-` or
-      `test-`, each plain or `.gz`, also as `train-images.idx3-ubyte` and `emnist-letters-train-images-idx3-ubyte`:
-      an image becomes one row of rows × columns features, from 0 to 1 if the file holds unsigned bytes;
+    `path` is one of these:
+
+    - a folder with `train_data.npy`, `train_label.npy`, `test_data.npy` and `test_label.npy`: the features stay on
+      disk, memory-mapped, in the files' dtype;
+    - a folder with MNIST's files, `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the same for `t10k-` or
+      `test-`, each plain or `.gz`; names like `train-images.idx3-ubyte` and `emnist-letters-train-images-idx3-ubyte`
+      are accepted too. Each image becomes one row of rows × columns features, scaled to 0 to 1 if the file holds
+      unsigned bytes;
     - an `.npz` file with the arrays `x_train`, `y_train`, `x_test`, `y_test`, or with `x`, `y`;
     - a `.csv` file; `label` is the name or position of the label's column, by default the last, and `header` says
       whether the first line is a header (`read_csv`).
 
-    Where there is no split, in CSV and with `x`, `y`, it is ``train_test_split(x, y, test_fraction, seed)``.
+    A CSV file and the arrays `x`, `y` are split by ``train_test_split(x, y, test_fraction, seed)``.
 
-    Returns a `Dataset`: features float32 unless memory-mapped; labels int64 when stored as integers, otherwise targets
-    float32. Features or targets are float64 where float32 would make different rows alike: where it does not hold
-    each value of a column with numbers from 2²⁴, or with numbers larger than 16 times the column's range, such as UNIX
-    times and dates like 20240131. `standardize` makes them float32. Labels of shape (rows, 1) become (rows,).
+    Returns a `Dataset`. Features are float32 unless memory-mapped. Labels stored as integers are int64; other targets
+    are float32. Features or targets are float64 if rounding to float32 would make different rows equal. That can happen
+    in a column with numbers of 2²⁴ or more, or with numbers larger than 16 times the column's range, such as UNIX times
+    and dates like 20240131; `standardize` makes them float32. Labels of shape (rows, 1) become (rows,).
 
-    Raises FileFormatError when a file is missing from the folder, damaged or empty, rows and labels differ in
-    number, training and test rows in width, or a value is NaN, infinite, too large for float32 or a whole number that
-    float64 does not hold (features that are memory-mapped are not scanned); FileNotFoundError when there is nothing at
-    `path`; ValueError when `test_fraction` is not between 0 and 1, or `label` or `header` is given for no CSV file.
+    Raises FileFormatError when a file is missing from the folder, damaged or empty, when the numbers of rows and labels
+    differ, when training and test rows differ in width, or when a value is NaN, infinite, too large for float32 or a
+    whole number that float64 cannot represent (memory-mapped features are not scanned); FileNotFoundError when `path`
+    does not exist; ValueError when `test_fraction` is not between 0 and 1, or when `label` or `header` is given and
+    `path` is not a CSV file.
 
     >>> data = load("data/digits.npz")
     >>> data.x_train.shape, data.x_train.dtype, data.y_test.shape, data.y_test.dtype
@@ -92,12 +96,11 @@ def load(
 
 
 def train_test_split(x: Array, y: Array, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
-    """Set aside `test_fraction` of the rows, rounded, at least 1 and not all, drawn by `seed`.
+    """Set aside `test_fraction` of the rows, drawn at random from `seed`; at least 1 row and never all of them.
 
-    Labels, which are integers, booleans or strings of shape (rows,) or (rows, 1), are split in proportion: of each
-    label's rows the share set aside is that of all rows, rounded up or down to a whole row. If there is room, a label
-    with two rows or more is in both parts, however rare it is, and a label with one row in the training part. Rows keep
-    their order, and are copied.
+    If `y` holds labels (integers, booleans or strings of shape (rows,) or (rows, 1)), each label is split in the same
+    proportion, rounded up or down to whole rows. If there is room, a label with two or more rows appears in both parts,
+    however rare it is, and a label with one row in the training part. Rows are copied and keep their order.
 
     Raises ValueError when `x` and `y` differ in length or have fewer than two rows, or `test_fraction` is not
     between 0 and 1.
@@ -141,7 +144,7 @@ def _load_folder(path: Path) -> Dataset:
 
 
 def checked(arrays: list[Array], names: list[str]) -> Dataset:
-    """Make a data set of its arrays, which must fit each other; `names` say what they are called in an error."""
+    """Make a data set from its arrays, which must fit each other; errors call them by `names`."""
     x_train, y_train, x_test, y_test = _examples(arrays, names)
     if x_train.shape[1:] != x_test.shape[1:]:
         raise FileFormatError(
@@ -156,7 +159,7 @@ def checked(arrays: list[Array], names: list[str]) -> Dataset:
 
 
 def _examples(arrays: list[Array], names: list[str]) -> list[Array]:
-    """Check x and y of each part of a data set in turn, and bring them into the dtypes that `load` promises."""
+    """Check x and y of each part of a data set, and cast them to the dtypes that `load` promises."""
     xs, ys = arrays[::2], [y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y for y in arrays[1::2]]
     for x, y, x_name, y_name in zip(xs, ys, names[::2], names[1::2], strict=True):
         for array_, name in ((x, x_name), (y, y_name)):

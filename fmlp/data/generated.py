@@ -14,7 +14,7 @@ from fmlp.serialization import write_npz
 __all__ = ["gaussian_classes"]
 
 _RADIUS, _NOISE = 4.5, 0.44  # with ten classes the Bayes accuracy is near 60 %
-_RECIPE = 1  # goes up when other numbers are drawn, so that no cache outlives its recipe
+_RECIPE = 1  # increase it when the generated numbers change, so that old caches are refused
 
 
 def gaussian_classes(
@@ -26,23 +26,20 @@ def gaussian_classes(
     *,
     cache: StrPath | None = None,
 ) -> tuple[Dataset, float]:
-    """Generate a noisy classification set, and the accuracy that no classifier can be expected to exceed.
+    """Generate a noisy classification set, and compute the accuracy that no classifier can be expected to exceed.
 
-    Each class has two centres, drawn uniformly from the sphere of radius 4.5. A row's label y is drawn
-    first, each label equally often (counts differ by at most one). Its class c is y or, with probability
-    0.44, drawn anew from all classes; one of c's two centres is drawn, and x is that centre + N(0, I). So,
-    with m running over centres and C classes::
+    Each class has two centres, drawn uniformly from the sphere of radius 4.5. Labels y are drawn equally often (their
+    counts differ by at most one). A row's class c is y or, with probability 0.44, drawn anew from all classes; x is one
+    of the two centres of c, drawn at random, plus N(0, I). Hence, with centres m and C classes::
 
         p(y | x) = 0.56 Σ_{m of y} exp(m·x) / Σ_{all m} exp(m·x) + 0.44 / C
 
-    The second value returned is the Bayes accuracy given the test rows drawn, the mean over them of
-    max_y p(y | x). A linear classifier falls some points short of it.
+    Returns the `Dataset`, with float32 features and int64 labels, and the Bayes accuracy on its test rows, the mean of
+    max_y p(y | x). A linear classifier falls some points short of it. `cache` is an .npz file: if it exists, both are
+    read from it, otherwise they are written to it, atomically.
 
-    Returns the `Dataset`, float32 features and int64 labels, and the Bayes accuracy. With `cache`, an .npz
-    file, both are read from there when it exists, and written there, atomically, when it does not.
-
-    Raises ValueError for a count or seed that makes no sense; FileFormatError when `cache` exists and is not
-    what these arguments make: it is never overwritten.
+    Raises ValueError for an invalid count or seed; FileFormatError when `cache` exists but was not made by these
+    arguments: it is never overwritten.
 
     >>> data, bayes_accuracy = gaussian_classes()
     >>> data.x_train.shape, round(bayes_accuracy, 2)

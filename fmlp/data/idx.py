@@ -1,4 +1,4 @@
-"""IDX, the format of MNIST: one array a file, and the four files of a data set by their names."""
+"""IDX, the format of MNIST: read one array from a file, and find the four files of a data set by their names."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _TYPES = {0x08: "u1", 0x09: "i1", 0x0B: "i2", 0x0C: "i4", 0x0D: "f4", 0x0E: "f8"
 
 
 def read_idx(path: StrPath) -> Array:
-    """Read an IDX file, the format of MNIST; gzip when the name ends in `.gz`.
+    """Read an IDX file, the format of MNIST, compressed with gzip if the name ends in `.gz`.
 
-    The file is the bytes 0, 0, a code for the element type and the number of dimensions, each dimension as a big-endian
-    uint32, then the values, big-endian. Returns them as uint8 (code 8), int8 (9), int16 (11), int32 (12), float32 (13)
-    or float64 (14) in that shape: (images, rows, columns), or (labels,).
+    The file starts with the bytes 0, 0, a code for the element type, and the number of dimensions. Each dimension
+    follows as a big-endian uint32, then the values, big-endian. Returns the values as uint8 (code 8), int8 (9), int16
+    (11), int32 (12), float32 (13) or float64 (14), of shape (images, rows, columns) or (labels,).
 
-    Raises FileFormatError when the file starts otherwise, holds no values, is longer or shorter than its
-    dimensions promise, or unpacks to more than 64 MiB and 100 times its size.
+    Raises FileFormatError when the file does not start like this, holds no values, is longer or shorter than its
+    dimensions say, or unpacks to more than 64 MiB and 100 times its size.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -55,7 +55,7 @@ def read_idx(path: StrPath) -> Array:
         if promised > limit:
             most, found = limit // dtype.itemsize, shown(f"{prod(shape)} for {shape}", 200)
             raise FileFormatError(f"{path}: expected at most {most} values, got {found}")
-        values = bytearray()  # grows with what is there: a promise alone allocates nothing
+        values = bytearray()  # grows with the data that is read, so a false size in the header allocates nothing
         while chunk := stream.read(min(1 << 20, promised + 1 - len(values))):
             values += chunk
         if len(values) != promised or not promised:
@@ -67,13 +67,13 @@ def read_idx(path: StrPath) -> Array:
 
 
 def magic(values: Array) -> int:
-    """Return the number that the first four bytes of these values' file make."""
+    """Return the magic number of these values' IDX file, its first four bytes."""
     return 256 * next(code for code, kind in _TYPES.items() if np.dtype(kind) == values.dtype) + values.ndim
 
 
 def idx_files(folder: Path, names: list[str]) -> list[str]:
-    """Choose the files of a data set, in the order of a `Dataset`, from the names in a folder: four, or none at all."""
-    matches = [match for match in map(_NAME.fullmatch, reversed(names)) if match]  # a plain file before its .gz
+    """Choose the four files of a data set from the names in a folder, in the order of `Dataset`, or none."""
+    matches = [match for match in map(_NAME.fullmatch, reversed(names)) if match]  # a plain file wins over its .gz
     prefix, *others = {match[1] or "" for match in matches} or {""}
     found = {(match[2] == "train", match[3]): match[0] for match in matches}
     if others or len({match[0].removesuffix(".gz") for match in matches}) > len(found):

@@ -1,4 +1,4 @@
-"""What is measured on the columns of a data set: the moments that `standardize` takes, and how often each label is."""
+"""Statistics of a data set: each column's mean and deviation, with which to standardize it, and label counts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["label_balance", "moments", "standardize"]
 
 
 def moments(x: Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Compute the mean and standard deviation of each column, summed in float64, for `standardize`.
+    """Compute the mean and standard deviation of each column, in float64, for `standardize`.
 
-    For `x` of shape (rows, features) both have shape (features,). A constant column's deviation is given
-    as 1, so that it becomes 0 and not NaN.
+    For `x` of shape (rows, features), both have shape (features,). The deviation of a constant column is returned as 1,
+    so that `standardize` turns the column into 0 and not NaN.
 
     Raises ValueError when `x` has no rows, or a mean or deviation is not finite.
 
@@ -38,8 +38,9 @@ def moments(x: Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 def standardize(x: Array, mean: Array, std: Array) -> npt.NDArray[np.float32]:
     """Compute (x - mean) / std as float32, with the `moments` of the training rows.
 
-    Raises ValueError when `x` is not of shape (rows, features), with `mean` and `std` of shape (features,), when one of
-    them holds a NaN or an infinity, or a number in `std` is not above 0; TypeError for what holds no numbers.
+    `x` has shape (rows, features), `mean` and `std` have shape (features,). Raises ValueError for other shapes, when an
+    array holds a NaN or an infinity, or when a number in `std` is not above 0; TypeError for arrays that do not hold
+    numbers.
 
     >>> x_train, x_test = np.array([[1.0, 5.0], [3.0, 5.0]]), np.array([[4.0, 6.0]])
     >>> standardize(x_test, *moments(x_train))
@@ -61,14 +62,14 @@ def standardize(x: Array, mean: Array, std: Array) -> npt.NDArray[np.float32]:
         result = z.astype(np.float32)
     if not np.isfinite(result).all():
         finite("x", x)
-        raise ValueError("x: expected values whose standardized ones fit into float32, got larger ones")
+        raise ValueError("x: expected values that fit into float32 when standardized, got larger ones")
     return result
 
 
 def label_balance(y: Array) -> dict[int, int]:
     """Count the rows of each label: {label: count}, in the order of the labels.
 
-    Raises ValueError when `y` is not of shape (rows,), or a label is no whole number.
+    Raises ValueError when `y` does not have shape (rows,), or a label is not a whole number.
 
     >>> label_balance(np.array([2, 0, 2]))
     {0: 1, 2: 2}

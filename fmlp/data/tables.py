@@ -1,4 +1,4 @@
-"""Tables of numbers in CSV and Parquet, read some rows at a time: what is a header, a column, a number."""
+"""Read tables of numbers in CSV and Parquet, some rows at a time; recognize headers, columns and numbers."""
 
 from __future__ import annotations
 
@@ -22,28 +22,33 @@ from fmlp.files import Array, FileFormatError, listed, opened, reading, shown
 
 __all__ = ["Csv", "Parquet", "csv_file", "label_column", "parquet_file", "read_csv"]
 
-_LINE, _CELLS = 16 << 20, 1 << 20  # characters and cells of a CSV file's line at most; a file of zeros is one line
+_LINE, _CELLS = 16 << 20, 1 << 20  # limits for one line of a CSV file, because a file of zeros is a single line
 _BOOLEANS = {"true": 1.0, "false": 0.0}
-_NAMELESS = re.compile(r"\s*|Unnamed: \d.*|__index_level_\d+__")  # names of columns without one, an index most often
+_NAMELESS = re.compile(r"\s*|Unnamed: \d.*|__index_level_\d+__")  # columns without a name of their own, often an index
 
 
 def read_csv(path: StrPath, label: str | int | None = None, *, header: bool | None = None) -> tuple[Array, Array]:
-    r"""Read a table of numbers separated by commas, one row a line, in UTF-8; True and False are 1 and 0.
+    r"""Read a table of numbers separated by commas, one row per line, in UTF-8; True and False are 1 and 0.
 
-    `label` is the label's column: a name in the header, or a position, counted from 0, or from -1 for the last, which
-    is the default. `header` says whether the first line is a header. Without it, the first line is a header when none
-    of its cells is a number, and a row of numbers otherwise. It must be given for a first line of numbers that may be a
-    header: 0, 1, 2, … as pandas numbers columns without names, or different whole numbers of which one stands above
-    fractions only.
+    `label` is the label's column: a name in the header, or a position, counted from 0 or, backwards, from -1. The
+    default is the last column.
 
-    Returns `x`, float64 of shape (rows, columns - 1), and `y` of shape (rows,): int64 when every label is
-    written as a whole number or boolean, otherwise float64.
+    `header` says whether the first line is a header. By default, the first line is a header if none of its cells is a
+    number, and a row of numbers otherwise. You must give `header` when a first line of numbers might be a header: when
+    it is 0, 1, 2, …, as pandas numbers columns without names, or consists of different whole numbers and one of them
+    has only fractions below it.
 
-    Raises FileFormatError when the file has no rows or fewer than two columns, when a row has more or fewer
-    cells than the first, when a cell is no finite number or a whole number that float64 does not hold (line and column
-    are named), when a quote does not end where the cell does, when a line has more than 16 Mi characters or 1 Mi cells,
-    when there is no such label, when a column of the header has no name, as an index that pandas wrote, and when
-    `header` must be given.
+    Returns `x`, float64 of shape (rows, columns - 1), and `y` of shape (rows,): int64 if every label is written as a
+    whole number or boolean, otherwise float64.
+
+    Raises FileFormatError when
+
+    - the file has no rows or fewer than two columns, or a row has more or fewer cells than the first;
+    - a cell is not a finite number, or is a whole number that float64 cannot represent (the error names line and
+      column);
+    - a quote does not end with its cell, or a line has more than 16 Mi characters or 1 Mi cells;
+    - the label's column does not exist, or a column of the header has no name, like an index that pandas wrote;
+    - `header` must be given.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -66,24 +71,24 @@ def read_csv(path: StrPath, label: str | int | None = None, *, header: bool | No
 
 
 class Csv(NamedTuple):
-    """A CSV file of numbers: the names in its header, none without one, and how many columns it has."""
+    """A CSV file of numbers: the names in its header (empty without a header) and the number of its columns."""
 
     path: Path
     names: list[str]
     width: int
     hint: str
-    """What an error in the first line adds."""
+    """Advice that an error in the first line adds."""
 
     def described(self) -> str:
-        """Say for an error which columns there are."""
+        """Describe the columns for an error message."""
         return listed(self.names) or f"{self.width} columns without a header"
 
     def pieces(self) -> list[Csv]:
-        """Return what can be read by itself: the file."""
+        """Return the parts that can be read separately: only the file itself."""
         return [self]
 
     def parts(self, order: list[int]) -> Iterator[list[Array]]:
-        """Yield the columns in that order, some rows at a time: float64, the last int64 if written as whole numbers."""
+        """Yield the columns in this order, some rows at a time: float64, the last int64 if all whole numbers."""
         with _csv_rows(self.path) as (reader, rows):
             hint = "" if self.names and next(rows) else self.hint
             while True:
@@ -107,7 +112,7 @@ class Csv(NamedTuple):
         try:
             numbers = [*map(float, row)]
             if sum(map(abs, numbers)) < 1 << 53 and "_" not in "".join(row):
-                return numbers  # nothing that _number would refuse
+                return numbers  # _number would refuse none of them
         except ValueError:
             pass
         numbers = []
@@ -121,7 +126,7 @@ class Csv(NamedTuple):
 
 
 def csv_file(path: Path, header: bool | None) -> Csv:
-    """Look at the first rows of a CSV file."""
+    """Read the header and the width of a CSV file from its first rows."""
     if header is not None and not isinstance(header, bool):
         raise TypeError(f"header: expected True, False or None, got {given(header)}")
     with _csv_rows(path) as (reader, rows):
@@ -130,7 +135,7 @@ def csv_file(path: Path, header: bool | None) -> Csv:
         is_header, hint = bool(header), ""
         if header is None:
             numbers = [_is_number(cell) for cell in first]
-            is_header = not any(numbers) or not first[0].strip()  # a cell without a name is refused below
+            is_header = not any(numbers) or not first[0].strip()  # _check_names refuses an empty cell below
             hint = "; if this line is a header, give header=True"
             if first and all(numbers) and _may_be_header(first, rows):
                 raise FileFormatError(
@@ -144,7 +149,7 @@ def csv_file(path: Path, header: bool | None) -> Csv:
 
 @contextmanager
 def _csv_rows(path: Path) -> Iterator[tuple[Any, Iterator[list[str]]]]:
-    """Open a CSV file; give its reader, which counts lines, and its rows."""
+    """Open a CSV file; yield its reader, which counts lines, and its rows."""
     with reading(path, "CSV"), opened(path) as file, TextIOWrapper(file, "utf-8-sig", newline="") as stream:
         reader = csv.reader(_lines(stream, path), strict=True)
         try:
@@ -167,11 +172,11 @@ def _lines(stream: TextIOWrapper, path: Path) -> Iterator[str]:
 
 
 def _may_be_header(first: list[str], rows: Iterator[list[str]]) -> bool:
-    """Tell whether numbers may be names: 0, 1, …, as pandas numbers columns, or whole ones above fractions."""
+    """Tell whether numbers may be column names: 0, 1, …, as pandas writes, or whole numbers above fractions."""
     if not all(cell.strip().isdigit() for cell in first):
         return False
     names = [*map(float, first)]
-    if names[:2] == [0, 1] and all(b in (0, a + 1) for a, b in pairwise(names)):  # 0, 1, 2, 0: of two joined tables
+    if names[:2] == [0, 1] and all(b in (0, a + 1) for a, b in pairwise(names)):  # 0, 1, 2, 0: two tables joined
         return True
     if len(set(names)) < len(names):
         return False
@@ -180,7 +185,7 @@ def _may_be_header(first: list[str], rows: Iterator[list[str]]) -> bool:
 
 
 def _is_number(cell: str) -> bool:
-    """Tell a cell of a row, be it NaN, from a name."""
+    """Tell whether a cell is a number, including NaN, and not a name."""
     try:
         return cell.strip().lower() in _BOOLEANS or float(cell) is not None
     except ValueError:
@@ -196,7 +201,7 @@ def _is_fraction(cell: str) -> bool:
 
 
 def _number(cell: str) -> float:
-    """Read a cell; the ValueError for one that is no number that float64 holds says what was expected."""
+    """Read a cell; raise ValueError, saying what was expected, unless it is a number that float64 holds."""
     value = _BOOLEANS.get(cell.strip().lower())
     if value is not None:
         return value
@@ -204,10 +209,10 @@ def _number(cell: str) -> float:
         value = float(cell)
     except ValueError:
         value = inf
-    if not isfinite(value) or "_" in cell:  # Python reads 1_000 as a number, no other tool does
+    if not isfinite(value) or "_" in cell:  # only Python reads 1_000 as a number
         raise ValueError(
-            f"expected a finite number, got '{shown(cell)}'; text and missing values must be made numbers first, as "
-            "with pandas.get_dummies(table, dtype=float) and fillna"
+            f"expected a finite number, got '{shown(cell)}'; convert text and missing values to numbers first, for "
+            "example with pandas.get_dummies(table, dtype=float) and fillna"
         )
     if abs(value) >= 1 << 53 and _is_whole(cell) and int(cell) not in (int(value), int(Decimal(repr(value)))):
         raise ValueError(f"expected a number that float64 holds, got {shown(cell)}; subtract a constant first")
@@ -215,7 +220,7 @@ def _number(cell: str) -> float:
 
 
 class Parquet(NamedTuple):
-    """A Parquet file, or a row group of it that begins at the row `start`; an index of pandas is no column."""
+    """A Parquet file, or a row group of it that begins at row `start`; a pandas index does not count as a column."""
 
     path: Path
     names: list[str]
@@ -224,22 +229,22 @@ class Parquet(NamedTuple):
 
     @property
     def width(self) -> int:
-        """How many columns there are."""
+        """The number of columns."""
         return len(self.names)
 
     def described(self) -> str:
-        """Say for an error which columns there are."""
+        """Describe the columns for an error message."""
         return listed(self.names)
 
     def pieces(self) -> Iterator[Parquet]:
-        """Yield what can be read by itself: the row groups."""
+        """Yield the parts that can be read separately: the row groups."""
         start = 0
         for fragment in self.fragment.split_by_row_group():
             yield self._replace(fragment=fragment, start=start)
             start += sum(group.num_rows for group in fragment.row_groups)
 
     def parts(self, order: list[int]) -> Iterator[list[Array]]:
-        """Yield the columns in that order, some rows at a time."""
+        """Yield the columns in this order, some rows at a time."""
         names, start = [self.names[i] for i in order], self.start
         with reading(self.path, "Parquet"):
             for table in self.fragment.to_batches(columns=names):
@@ -262,7 +267,7 @@ class Parquet(NamedTuple):
 
 
 def parquet_file(path: Path) -> Parquet:
-    """Look at the schema of a Parquet file."""
+    """Read the schema of a Parquet file."""
     try:
         import pyarrow.dataset
         import pyarrow.fs
@@ -280,7 +285,7 @@ def parquet_file(path: Path) -> Parquet:
 
 
 def _check_names(place: str, names: list[str]) -> None:
-    """Refuse columns without a name, which more often than not are an index that pandas wrote."""
+    """Refuse columns without a name, because most of them are an index that pandas wrote."""
     for i, name in enumerate(names, 1):
         if _NAMELESS.fullmatch(name):
             raise FileFormatError(
