@@ -35,9 +35,9 @@ from fmlp.serialization import load, load_metadata, load_with_metadata, save
 from fmlp.summary import summary
 from fmlp.training import EarlyStopping, FitResult, NonFiniteError, calibrate, evaluate, fit, on_plateau, predict
 
-# glibc's malloc keeps about as much freed memory as it has seen freed at once and gives the rest back to the system,
-# which zeroes every page that the next training step touches: half of a step's time at batch 1024. What is freed here
-# was never touched, so it costs nothing; a MALLOC_TRIM_THRESHOLD_ in the environment still wins (docs/performance.md).
+# Once a large block was freed, glibc's malloc keeps about that much freed memory. It returns the rest to the system,
+# which must zero every page that the next training step touches: half of a step's time at batch 1024. The block here is
+# never touched, so it costs nothing. MALLOC_TRIM_THRESHOLD_ in the environment still wins (docs/performance.md).
 _numpy.empty(31 << 20, _numpy.uint8)
 
 __version__ = "0.1.0"

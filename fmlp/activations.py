@@ -1,12 +1,11 @@
 """Activations: a table of functions and their derivatives.
 
-Each entry takes an array of any shape and returns one of the same shape and dtype. It is written as its formula and,
-next to it, its derivative, which is worked out only when asked for. Hyper-parameters and values are
-PyTorch's; at a kink the derivative is the one from the left unless the entry says otherwise, as in PyTorch. Inputs
-that are not floating-point are read as float64.
+Each entry takes an array of any shape and returns one of the same shape and dtype. It consists of its formula and, next
+to it, its derivative, which is computed only when needed. Hyper-parameters and values are PyTorch's. As in PyTorch, the
+derivative at a kink is the one from the left, unless the entry says otherwise. Inputs that are not floating-point are
+converted to float64.
 
-To add an activation, add an entry: its layer (``leaky_relu`` gives ``layers.LeakyRelu``), its tests and its
-picture follow from it.
+To add an activation, add an entry here and a line in `fmlp.layers` for its layer; CONTRIBUTING.md has the other steps.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from fmlp.tree import Array
 
 Entry: TypeAlias = tuple[Array, Callable[[], Any]]
 
-# From here on exp(-FAR) is zero in float32 and float64: an argument may be clipped without changing a result.
+# exp(-FAR) is zero in float32 and float64, so clipping an argument of exp at FAR does not change a result.
 FAR = 1e3
 
 
@@ -44,7 +43,7 @@ def elementwise(formula: Callable[..., Entry]) -> Differentiable[..., Array]:
     kinds = (float, int, str) if any("str" in hint or "Literal" in hint for hint in hints) else (float, int)
 
     def plain(setting: Any, name: str = "settings") -> Any:
-        """A NumPy number as a Python number, which leaves the dtype of the arrays it meets as it is."""
+        """Return a NumPy number as a Python number, which does not change the dtype of arrays."""
         setting = setting.item() if isinstance(setting, np.generic) else setting
         if type(setting) not in kinds or setting != setting:
             number(name, setting, "[-inf, inf]")
@@ -131,7 +130,7 @@ def leaky_relu(x: Array, negative_slope: float = 0.01) -> Entry:
 
     Maas, Hannun and Ng 2013, "Rectifier nonlinearities improve neural network acoustic models".
     """
-    with np.errstate(over="ignore"):  # a slope above 1 takes the largest numbers to infinity
+    with np.errstate(over="ignore"):  # with a slope above 1, the largest numbers overflow to infinity
         y = np.maximum(x, zeros_like(x)) + negative_slope * np.minimum(x, zeros_like(x))
     return y, lambda: _choose(x > 0, 1, negative_slope, x)
 
@@ -164,7 +163,7 @@ SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 @elementwise
 def selu(x: Array) -> Entry:
-    """``s x`` for x > 0, ``s a (eˣ - 1)`` elsewhere, s = 1.0507…, a = 1.6732…; derivative s or ``s a eˣ``.
+    """``s x`` for x > 0, ``s a (eˣ - 1)`` elsewhere; derivative s or ``s a eˣ``; s = 1.0507…, a = 1.6732….
 
     Klambauer, Unterthiner, Mayr and Hochreiter 2017, arXiv 1706.02515.
     """
@@ -178,8 +177,8 @@ def selu(x: Array) -> Entry:
 def gelu(x: Array, approximate: str = "none") -> Entry:
     """``x Φ(x)``, Φ the normal distribution function; derivative ``Φ(x) + x φ(x)``.
 
-    ``approximate="tanh"`` puts ``σ(2u)``, u = √(2/π) (x + 0.044715 x³), in place of Φ(x): the derivative is then
-    ``σ(2u) + 2 x u' σ(2u) σ(-2u)``. Raises ValueError for another `approximate`.
+    ``approximate="tanh"`` replaces Φ(x) by ``σ(2u)``, u = √(2/π) (x + 0.044715 x³); the derivative is then
+    ``σ(2u) + 2 x u' σ(2u) σ(-2u)``. Raises ValueError for any other `approximate`.
 
     Hendrycks and Gimpel 2016, arXiv 1606.08415.
     """
@@ -190,7 +189,7 @@ def gelu(x: Array, approximate: str = "none") -> Entry:
         cdf = ndtr(z if x.itemsize <= 8 else z.astype(np.float64)).astype(x.dtype, copy=False)  # no wider one exists
         return np.maximum(x, -40) * cdf, lambda: cdf + z * np.exp(-0.5 * z * z) / sqrt(2 * pi)
     if approximate == "tanh":
-        z = clip(x, -22, 22)  # there exp is 0 in float64 too
+        z = clip(x, -22, 22)  # at ±22, exp is 0 even in float64
         cdf, e = _sigmoid(sqrt(8 / pi) * (z + 0.044715 * z**3))
         du = sqrt(8 / pi)
         return np.maximum(x, -22) * cdf, lambda: cdf + z * du * (1 + 0.134145 * z * z) * e / (1 + e) ** 2
@@ -298,13 +297,13 @@ def log_softmax(x: Any, axis: int = -1) -> tuple[Array, Pullback]:
 
 
 def clip(x: Array, low: float, high: float) -> Array:
-    """Return ``min(max(x, low), high)`` in the dtype of `x`, a good deal faster than np.clip on small arrays."""
+    """Return ``min(max(x, low), high)`` in the dtype of `x`, much faster than np.clip on small arrays."""
     y: Array = np.minimum(np.maximum(x, low), high)
     return y
 
 
 def zeros_like(x: Array) -> Any:
-    """Return what np.minimum and np.maximum take for 0: an array, for then they use SIMD, unless it is too large."""
+    """Return zeros for np.minimum and np.maximum, which use SIMD for two arrays; the number 0 for a large `x`."""
     return _zeros(x.dtype)[: x.size].reshape(x.shape) if x.nbytes <= 1 << 20 else 0
 
 
@@ -316,7 +315,7 @@ def _zeros(dtype: np.dtype[Any]) -> Array:
 
 
 def floating(x: Any, name: str = "x") -> Array:
-    """Return `x` as an array of floating-point numbers, float64 if it held others; TypeError if it held no numbers."""
+    """Return `x` as a floating-point array; other numbers become float64. Raises TypeError if `x` is not numbers."""
     if type(x) is np.ndarray and x.dtype.kind == "f":
         return x
     array = asarray(array_of_numbers(name, x))
@@ -324,7 +323,7 @@ def floating(x: Any, name: str = "x") -> Array:
 
 
 def _sigmoid(x: Array) -> tuple[Array, Array]:
-    """σ(x) without overflow or cancellation, and e = exp(-|x|), so that σ(x) σ(-x) = e / (1 + e)²."""
+    """Return σ(x), without overflow or cancellation, and e = exp(-|x|), with which σ(x) σ(-x) = e / (1 + e)²."""
     e = np.exp(-np.abs(x))
     return np.exp(np.minimum(x, 0)) / (1 + e), e
 
@@ -335,14 +334,14 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _choose(condition: Array, yes: float, no: float, x: Array) -> Array:
-    """np.where over two numbers, in the dtype of `x`."""
+    """Return np.where of two numbers in the dtype of `x`."""
     y: Array = np.where(condition, x.dtype.type(yes), x.dtype.type(no))
     return y
 
 
 @np.errstate(over="ignore")
 def _shifted(x: Array, axis: int) -> Array:
-    """x - max x, which leaves softmax as it is and keeps exp from overflowing."""
+    """Return ``x - max x``, which does not change softmax and prevents exp from overflowing."""
     if type(axis) is not int:
         axis = integer("axis", axis, None)
     if not -x.ndim <= axis < x.ndim or x.shape[axis] == 0:

@@ -1,6 +1,6 @@
-"""What arguments must be: one error for each way to be wrong, with what was expected and what was given.
+"""Checks of arguments. Errors name the argument, what was expected and what was given.
 
-A wrong type is a TypeError, a wrong value a ValueError; both begin with the argument's name.
+A wrong type is a TypeError, a wrong value a ValueError.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ HINTS = {
     "validation_split": "pass validation=0.2",
     "verbose": "pass progress=True or progress=False",
 }
-"""Keywords of Keras, PyTorch and scikit-learn, and what to write instead."""
+"""Keywords of Keras, PyTorch and scikit-learn, and how to write them here."""
 
 
 def hinting(f: Callable[P, Y]) -> Callable[P, Y]:
-    """Decorate a function to answer a keyword of another library with the one that it takes.
+    """Decorate a function, so that the error for another library's keyword names the right one.
 
     >>> @hinting
     ... def sgd(learning_rate): ...
@@ -85,7 +85,7 @@ def hinting(f: Callable[P, Y]) -> Callable[P, Y]:
 
 
 def given(value: object) -> str:
-    """Say in a few words what was given.
+    """Describe a value briefly, for an error message.
 
     >>> given(0.5), given(np.zeros((3, 4))), given(sum), given({"a": 1})
     ('0.5', 'an array of float64, shape (3, 4)', 'the function sum', "{'a': 1}")
@@ -107,7 +107,7 @@ def _nests(child: object) -> bool:
 
 
 def number(name: str, value: object, interval: str = "[0, inf)") -> float:
-    """Return `value` as a Python float, which upcasts no array; it must lie in `interval`, as mathematics writes it.
+    """Return `value` as a Python float, which does not upcast arrays; it must lie in `interval`, such as "[0, 1)".
 
     >>> number("rate", 0, "[0, 1)")
     0.0
@@ -116,19 +116,19 @@ def number(name: str, value: object, interval: str = "[0, inf)") -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(expected)
     low, high = map(float, interval[1:-1].split(","))
-    inside = low <= (number := float(value)) <= high  # NaN is in none
+    inside = low <= (number := float(value)) <= high  # False for NaN
     if not inside or (number == low and interval[0] == "(") or (number == high and interval[-1] == ")"):
         raise ValueError(expected)
     return number
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether `value` is a number, of Python or a NumPy array of no axes."""
+    """Tell whether `value` is a Python number, a NumPy number or a zero-dimensional array of numbers."""
     return isinstance(value, float) or (np.ndim(value) == 0 and np.asarray(value).dtype.kind in "fiub")
 
 
 def inside(place: str, error: Exception, advice: str = "") -> Exception:
-    """Return an error, a TypeError or a ValueError as it was, that also says where it happened."""
+    """Return the same error, a TypeError or a ValueError, with the place where it happened and advice added."""
     return (TypeError if isinstance(error, TypeError) else ValueError)(f"{place}{place and ': '}{error}{advice}")
 
 
@@ -157,19 +157,19 @@ def function(name: str, value: Any, what: str = "a function") -> Any:
 
 
 def schedule(name: str, value: Any, interval: str = "[0, inf)") -> Any:
-    """Return `value`, which must be a function from a count to a number, here asked for count 0."""
+    """Return `value`, which must be a function from a count to a number; this calls it with count 0."""
     what = "a schedule or a number"
     function(name, value, what)
     try:
         first = value(0)
-    except TypeError as error:  # as of a constructor, cosine_lr, passed instead of what it makes
+    except TypeError as error:  # for example when cosine_lr is passed instead of cosine_lr(0.1, 100)
         raise TypeError(f"{name}: expected {what}, got {given(value)}: {error}") from error
     number(f"{name}(0)", first, interval)
     return value
 
 
 def path(name: str, value: Any) -> Any:
-    """Return `value`, which must name a file; NumPy and `open` would take a number for an open one."""
+    """Return `value`, which must be a path, because NumPy and `open` take a number as an open file."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name}: expected a path, got {given(value)}")
     return value
@@ -184,7 +184,7 @@ def array_of_numbers(name: str, values: Any) -> npt.NDArray[Any]:
 
 
 def array(name: str, values: Any) -> npt.NDArray[Any]:
-    """Return `values` as an array: a table of pandas, whose columns must hold numbers, but no masked array."""
+    """Return `values` as an array. Refuse masked arrays, and pandas tables with columns that do not hold numbers."""
     if isinstance(values, np.ndarray):
         return unmasked(name, values)  # type: ignore[no-any-return]
     if hasattr(values, "iloc") and np.ndim(values) == 2:
@@ -196,7 +196,7 @@ def array(name: str, values: Any) -> npt.NDArray[Any]:
 
 
 def _of_table(name: str, table: Any) -> npt.NDArray[Any]:
-    """Return a DataFrame in the dtype that its columns have in common; NumPy makes objects of bool beside float."""
+    """Return a DataFrame as an array of its columns' common dtype; NumPy would turn bool and float into objects."""
     for column, dtype in zip(table.columns, table.dtypes, strict=True):
         if dtype.kind not in "fiub":
             raise TypeError(f"{name}: expected numbers in column {column!r}, got dtype {dtype}")
@@ -205,21 +205,21 @@ def _of_table(name: str, table: Any) -> npt.NDArray[Any]:
     if common.kind != "f" and table.isna().any(axis=None):
         common = np.dtype(np.float64)
     values = table.to_numpy(common, **({"na_value": np.nan} if common.kind == "f" else {}))
-    return np.ascontiguousarray(values)  # pandas keeps columns together, which would sum in another order
+    return np.ascontiguousarray(values)  # pandas stores by column, and sums would round differently
 
 
 def unmasked(name: str, values: Any) -> Any:
-    """Return `values`, which must not be a masked array: NumPy's functions would read what is behind the mask."""
+    """Return `values`, which must not be a masked array, because NumPy's functions would read the masked numbers."""
     if "numpy.ma" in sys.modules and isinstance(values, np.ma.MaskedArray):
         raise TypeError(
             f"{name}: expected an array without a mask, got a masked array of shape {values.shape}; leave out the "
-            "masked rows, or put a value in with .filled(value)"
+            "masked rows, or replace the masked values with .filled(value)"
         )
     return values
 
 
 def finite(name: str, values: Any) -> None:
-    """Raise ValueError, saying where, if there is a NaN or an infinity in `values`, which may be sparse."""
+    """Raise ValueError, naming the place, if `values`, which may be sparse, hold a NaN or an infinity."""
     sparse = hasattr(values, "tocsr")
     array = np.asanyarray(values.tocsr().data if sparse else values)
     if array.dtype.kind == "f" and not np.isfinite(array).all():

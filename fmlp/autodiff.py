@@ -1,11 +1,11 @@
 """Functions that carry their own derivative.
 
-There is no tape and no tracing. A differentiable function is written once, as a *rule* that returns the value
-together with its pullback, the vector-Jacobian product: a function from the cotangent of the result to the
-cotangents of the arguments. Whoever composes functions composes their rules, by the chain rule.
+There is no tape and no tracing. A differentiable function is written once, as a *rule* that returns the value together
+with its pullback, the vector-Jacobian product: a function from the cotangent of the result to the cotangents of the
+arguments. Functions are composed by composing their rules, by the chain rule.
 
-The pullback gives one cotangent for each positional argument, in their order. Written as a generator, it works
-out only those that are asked for: nobody pays for the derivative with respect to the data.
+The pullback gives one cotangent for each positional argument, in order. A pullback that is a generator computes only
+the cotangents that are used: the derivative with respect to the data costs nothing if it is not needed.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ Pullback = Callable[[Any], Iterable[Any]]
 class Differentiable(Generic[P, Y]):
     """A function that carries its vjp; made by `differentiable`.
 
-    ``f(*args)`` is the value, ``f.rule(*args)`` the value and the pullback. `value` may say how to work out the value
-    alone, where that takes less memory.
+    ``f(*args)`` returns the value, ``f.rule(*args)`` the value and the pullback. `value`, if given, is a function that
+    computes the value alone with less memory.
     """
 
     __name__: str
     children: Mapping[str, Any] = MappingProxyType({})
     """For the `apply` of a combinator, its layers by name."""
     settings: Mapping[str, Any] = MappingProxyType({})
-    """For the `apply` of a layer, what its constructor was given and its formula reads: ``{"eps": 1e-05}``."""
+    """For the `apply` of a layer, the constructor's arguments that the formula uses: ``{"eps": 1e-05}``."""
 
     row_weights: Callable[..., Any] = staticmethod(lambda y, weight, **settings: weight)
-    """For a loss, ``row_weights(y, weight)``: the weight of each row in its average, which may depend on y."""
+    """For a loss, ``row_weights(y, weight)`` returns the weight of each row in its average, which may depend on y."""
 
     def __init__(self, rule: Callable[P, tuple[Y, Pullback]], value: Callable[P, Y] | None = None) -> None:
         functools.update_wrapper(self, function("rule", rule, "a function that returns (value, pullback)"))
@@ -69,23 +69,23 @@ class Differentiable(Generic[P, Y]):
         return y
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Copy and pickle one that a module holds by its name, as a function is."""
+        """Copy and pickle a module's differentiable function by its name, like other functions."""
         module = sys.modules.get(self.__module__)
         if self.__module__ != "__main__" and getattr(module, self.__name__, None) is self:
             return self.__name__
         return super().__reduce_ex__(protocol)
 
     def __repr__(self) -> str:
-        """Show the name, as a function does."""
+        """Show the name, like a function."""
         return f"<differentiable {self.__module__}.{self.__name__}>"
 
 
 def differentiable(rule: Callable[P, tuple[Y, Pullback]]) -> Differentiable[P, Y]:
     """Make a differentiable function from its rule: the formula and, next to it, the vjp.
 
-    ``rule(*args, **kwargs)`` returns ``(y, pullback)``; ``pullback(dy)`` returns or yields one cotangent for each
-    positional argument, a tree like that argument (None for one that has no derivative, such as labels).
-    Keyword arguments are constants. Check yours with `check_vjp`.
+    ``rule(*args, **kwargs)`` returns ``(y, pullback)``. ``pullback(dy)`` returns or yields one cotangent for each
+    positional argument, a tree like that argument, or None if it has no derivative, as for labels. Keyword arguments
+    are constants. Check your own rules with `check_vjp`.
 
     >>> @differentiable
     ... def cube(x):
@@ -103,7 +103,7 @@ def differentiable(rule: Callable[P, tuple[Y, Pullback]]) -> Differentiable[P, Y
 def rule_of(f: Callable[..., Any], asker: str = "vjp") -> Callable[..., tuple[Any, Pullback]]:
     """Return the rule of a differentiable function, or of a `functools.partial` of one.
 
-    What a partial has bound is constant. Raises TypeError, naming `f`, when it has none.
+    Arguments that a partial has bound are constants. Raises TypeError, naming `f`, when it is not differentiable.
     """
     if isinstance(f, Differentiable):
         return f.rule
@@ -122,7 +122,7 @@ def rule_of(f: Callable[..., Any], asker: str = "vjp") -> Callable[..., tuple[An
 
 
 def row_weights_of(f: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function from y and weight to the weight of each row in the average that `f` is, None for all one."""
+    """Return a function of y and weight that gives each row's weight in the average `f`; None if all are one."""
     if isinstance(f, functools.partial):
         settings = {name: value for name, value in f.keywords.items() if name != "weight"}
         return functools.partial(row_weights_of(f.func), **settings)
@@ -131,15 +131,15 @@ def row_weights_of(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def batch_weight(f: Callable[..., Any], y: Any, weight: Any) -> float:
-    """Return what a batch weighs in an average of losses: its rows, or the sum of their weights."""
+    """Return a batch's weight in an average of losses: its number of rows, or the sum of their weights."""
     w = row_weights_of(f)(y, weight)
     return float(len(y) if w is None else np.sum(w))
 
 
 def half_in_single(rule: Callable[P, tuple[Y, Pullback]]) -> Callable[P, tuple[Y, Pullback]]:
-    """Have a rule work out float16, told by its first argument, in float32.
+    """Make a rule compute in float32 when its first argument is float16.
 
-    NumPy rounds float16 after every step, where a sum or a square soon overflows.
+    NumPy rounds to float16 after every step, and a sum or a square would soon overflow.
     """
 
     @functools.wraps(rule)
@@ -156,7 +156,7 @@ _HALF = np.dtype(np.float16)
 
 
 def narrowed(values: Tree) -> Any:
-    """Return numbers as float16, infinite where it has none that large."""
+    """Return numbers as float16; numbers that are too large become infinite."""
     with np.errstate(over="ignore"):
         return tree.map(lambda leaf: asarray(leaf).astype(_HALF)[()], values)
 
@@ -169,17 +169,17 @@ def unbound(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def call_loss(loss: Callable[..., Any], prediction: Any, y: Any, weight: Any) -> Any:
-    """Call a loss, or its rule, which need not know of weights where there are none."""
+    """Call a loss, or its rule; without a weight, the loss need not accept one."""
     return loss(prediction, y) if weight is None else loss(prediction, y, weight=weight)
 
 
 def check_output(apply: Callable[..., Any], loss: Callable[..., Any]) -> None:
-    """Raise ValueError if a network gives what the loss itself works out, as `losses.Loss.check_network` says."""
+    """Raise ValueError if a network ends with what the loss computes itself, as `losses.Loss.check_network` says."""
     getattr(unbound(loss), "check_network", lambda apply: None)(apply)
 
 
 def _pair(f: Callable[..., Any], returned: Any) -> tuple[Any, Pullback]:
-    """Return what a rule returned, which must be (value, pullback)."""
+    """Return the result of a rule, which must be (value, pullback)."""
     if type(returned) is not tuple or len(returned) != 2 or not callable(returned[1]):
         name = getattr(f, "__name__", repr(f))
         raise TypeError(f"{name}: expected its rule to return (value, pullback), got {given(returned)}")
@@ -202,7 +202,7 @@ def vjp(f: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Callable
     ``pullback(dy)`` maps a cotangent `dy`, a tree like ``y``, to the tuple of ``dyᵀ ∂f/∂arg`` for the
     positional arguments, each a tree like its argument.
 
-    Raises TypeError when `f` carries no vjp; `pullback` raises ValueError when `dy` is not like ``y``.
+    Raises TypeError when `f` has no vjp; `pullback` raises ValueError when `dy` is not a tree like ``y``.
 
     >>> from fmlp import activations
     >>> y, pullback = vjp(activations.tanh, np.array([0.0]))
@@ -229,7 +229,7 @@ def value_and_grad(f: Callable[..., Any]) -> Callable[..., tuple[Any, Tree]]:
     ``value_and_grad(f)(params, *args, **kwargs) -> (f(...), df/dparams)``: the gradient is taken with respect to
     the first argument and is a tree like it.
 
-    Raises TypeError when `f` carries no vjp, ValueError when its value is no scalar.
+    Raises TypeError when `f` has no vjp, ValueError when its value is not a scalar.
     """
     rule = rule_of(f, "value_and_grad")
 
@@ -247,7 +247,7 @@ def value_and_grad(f: Callable[..., Any]) -> Callable[..., tuple[Any, Tree]]:
 def grad(f: Callable[..., Any]) -> Callable[..., Tree]:
     """Turn a scalar function into its gradient with respect to the first argument.
 
-    Raises what `value_and_grad` raises.
+    Raises the errors of `value_and_grad`.
 
     >>> from fmlp import losses
     >>> grad(losses.mse)(np.array([[3.0]]), np.array([[1.0]]))
@@ -263,7 +263,7 @@ def objective(apply: Callable[..., Any], loss: Callable[..., Any]) -> Differenti
     Returns a differentiable ``(params, x, y, *, key=None, weight=None, train=True) -> scalar``, the loss of
     ``apply(params, x, train=train, key=key)`` against `y` with the per-row `weight`.
 
-    Raises TypeError when `apply` or `loss` carries no vjp, ValueError when the network ends with probabilities and the
+    Raises TypeError when `apply` or `loss` has no vjp, ValueError when the network ends with probabilities and the
     loss takes logits.
 
     >>> from fmlp import layers, losses
@@ -286,7 +286,7 @@ def objective(apply: Callable[..., Any], loss: Callable[..., Any]) -> Differenti
 
         def pullback(d: Any) -> Iterator[Any]:
             cotangent = next(iter(loss_pullback(d)))
-            if isinstance(prediction, np.ndarray):  # a loss may have met float64 data: the network stays in its dtype
+            if isinstance(prediction, np.ndarray):  # keeps the network's dtype even if a loss computed in float64
                 cotangent = asarray(cotangent, prediction.dtype)
             yield from apply_pullback(cotangent)
             yield None
@@ -308,15 +308,16 @@ def check_vjp(
 ) -> None:
     """Check the vjp of ``f(*args, **kwargs)`` against central differences, in float64.
 
-    For every floating-point leaf θ of the arguments, and directions u and v drawn at random, compares
-    ``⟨pullback(v)_θ, u⟩`` with ``⟨v, ∂f/∂θ u⟩``, the latter by the five-point formula
+    For every floating-point leaf θ of the arguments, and random directions u and v, this compares
+    ``⟨pullback(v)_θ, u⟩`` with ``⟨v, ∂f/∂θ u⟩``. The latter is computed by the five-point formula
     ``(8 (f(θ+hu) - f(θ-hu)) - (f(θ+2hu) - f(θ-2hu))) / 12h`` with h = `step`, whose error is of order h⁴. All leaves
-    are cast to float64 first. Arguments whose cotangent is None are taken as constants. Keep the leaves further
-    than 2h from kinks: |u| ≤ 1 element-wise.
+    are first cast to float64. Arguments whose cotangent is None are constants. Keep the leaves at least 2h away from
+    kinks, because |u| ≤ 1 element-wise.
 
-    Raises AssertionError naming the leaf and both numbers when they differ by more than
-    ``atol + rtol · (scale of the sum)``, or when a cotangent's structure or shape is not its argument's; TypeError
-    when `f` carries no vjp, ValueError when no argument holds a floating-point number or a tolerance makes no sense.
+    Raises AssertionError, naming the leaf and both numbers, when they differ by more than
+    ``atol + rtol · (scale of the sum)``, or when a cotangent's structure or shape is not that of its argument;
+    TypeError when `f` has no vjp; ValueError for an invalid tolerance or when no argument holds a floating-point
+    number.
 
     >>> from fmlp import activations
     >>> check_vjp(activations.gelu, np.linspace(-3, 3, 7))
@@ -366,7 +367,7 @@ def check_vjp(
 
 
 def _cotangents(arg: Tree, cotangent: Tree) -> list[Any]:
-    """List the cotangents of the leaves of `arg`; None in place of one, or of a subtree of them, marks constants."""
+    """List the cotangents of the leaves of `arg`; None, in place of a leaf or a subtree, marks constants."""
     if cotangent is None:
         return [None] * len(tree.leaves(arg))
     if isinstance(arg, tuple | list) and type(cotangent) is type(arg) and len(cotangent) == len(arg):

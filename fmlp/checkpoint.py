@@ -1,8 +1,8 @@
-"""Checkpoints: a file from which `fit` goes on, bit for bit, after a kill, a crash or a full disk.
+"""Checkpoints: files from which `fit` continues, bit for bit, after a kill, a crash or a full disk.
 
-The file is one that `save` writes: the parameters, the optimizer's state and the best parameters as arrays; where in
-the training they were reached, the history and the settings as metadata. Settings that are functions are told by their
-code and by what they close over, so that a checkpoint of other settings can be refused by what differs.
+`save` writes the file. The parameters, the optimizer's state, the best parameters and the history are arrays; the
+position in the training and the settings are metadata. A setting that is a function is described by its code and the
+values it closes over. `fit` refuses a checkpoint of other settings and names the differences.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["Checkpoint", "CheckpointError", "Epoch", "Saver", "describe", "diffe
 
 
 class Epoch(NamedTuple):
-    """How far a training has come. A callback gets one after each epoch, and may return it with fields replaced."""
+    """The state of a training. A callback gets one after each epoch, and may return it with fields replaced."""
 
     epoch: int
     """Counted from 0."""
@@ -44,23 +44,23 @@ class Epoch(NamedTuple):
     state: Any
     """The optimizer's state."""
     history: dict[str, list[float]] = {}  # noqa: RUF012 - never written to
-    """That of `FitResult` so far."""
+    """The history so far, as in `FitResult`."""
     stop: bool | str = False
-    """Whether training ends; set by `fit` itself, why."""
+    """Whether training ends; if `fit` itself ends it, the reason."""
     best: Tree = None
     """The parameters of the best epoch so far."""
     step: int = 0
-    """How many steps of this epoch are made, 0 at its end."""
+    """The number of steps made in this epoch, 0 at its end."""
     total: float = 0.0
-    """The sum of the epoch's losses so far, each times its batch's weight."""
+    """The sum of the losses of the epoch's batches so far, each times the batch's weight."""
     total_weight: float = 0.0
     seconds: float = 0.0
-    """Of earlier runs, from which this one goes on."""
+    """The seconds of the earlier runs that this run continues."""
     measured: bool = False
-    """Whether the history already has this epoch, whose callbacks are still to be called."""
+    """Whether the history already includes this epoch while its callbacks have not been called yet."""
 
     def scores(self) -> dict[str, float]:
-        """Return the epoch's loss so far, and the last scores."""
+        """Return the loss of the epoch so far, and the latest scores."""
         measured = {
             name: values[-1] for name, values in self.history.items() if len(values) == self.epoch + self.measured
         }
@@ -70,27 +70,30 @@ class Epoch(NamedTuple):
 class Checkpoint:
     """Where and how often `fit` writes a checkpoint: every `epochs` epochs, and every `seconds` seconds if given.
 
-    One more is written when training ends, by itself, by Ctrl-C or by SIGTERM. The file is replaced whole: whoever
-    looks sees the old one or the new one. `path` stays the same file wherever the program goes to. Drafts beside it,
-    ``.run.npz.….tmp``, that a killed training has left are removed.
+    `fit` writes one more when training ends normally, by Ctrl-C or by SIGTERM. The file is replaced atomically, so
+    readers see either the old file or the new one. `path` names the same file even if the program changes its working
+    directory. `fit` removes unfinished files next to it, ``.run.npz.….tmp``, that a killed training has left.
 
-    Only one training at a time may have the file. It holds a lock on it for as long as it runs, and `fit` raises
-    ValueError for a second one. If the second comes before the first has written anything, or the file is removed
-    meanwhile, one of the two is told at its next write, by `CheckpointError`. There are no such locks between processes
-    on Windows and on some network file systems.
+    Only one training at a time can use the file. It locks the file while it runs, and `fit` raises ValueError for a
+    second training. If the second starts before the first has written anything, or if the file is removed meanwhile,
+    one of them gets a `CheckpointError` at its next write. Windows and some network file systems have no such locks
+    between processes.
 
-    A training goes on with the arguments that it had. Functions are the same if they have the same code, as one version
-    of Python compiles it (those of fmlp, the same name), default arguments and values that they close over. Arrays of
-    any library are the same if their numbers are. Other objects are the same if they are of the same type and their
-    attributes, except those that begin with ``_``, are equal. Not compared are global variables, memory-mapped arrays,
-    objects in sets, and what can be told neither by attributes nor by pickling, such as a lock or a generator: the
-    file's settings say "not compared" there.
+    A training continues only with the arguments it had before. These are equal if:
 
-    A training that early stopping or a callback has ended does not go on; nor does one that has come to `epochs` or
-    further: `fit` returns what it had reached, all its epochs. The optimizer's state may change its types on the way,
-    but not its shapes.
+    - functions have the same code (compiled by the same version of Python), default arguments and closed-over values;
+      fmlp's own functions are compared by name instead of code;
+    - arrays, of any library, hold the same numbers;
+    - other objects have the same type, and equal attributes except for those that begin with ``_``.
 
-    Raises ValueError for numbers that are not positive, TypeError for what is none.
+    Some values cannot be compared: global variables, memory-mapped arrays, objects in sets, and objects that have
+    neither attributes nor a pickled form, such as a lock or a generator. The file's settings then say "not compared".
+
+    A training does not continue if early stopping or a callback has ended it, or if it has already reached `epochs`:
+    `fit` then returns the result that it had reached, with all its epochs. The optimizer's state may change its dtypes
+    during training, but not its shapes.
+
+    Raises ValueError for a number that is not positive, TypeError for a value that is not a number.
 
     >>> Checkpoint("/tmp/run.npz", seconds=60)
     Checkpoint('/tmp/run.npz', epochs=1, seconds=60.0)
@@ -105,19 +108,19 @@ class Checkpoint:
         self.seconds = None if seconds is None else number("seconds", seconds, "(0, inf]")
 
     def __repr__(self) -> str:
-        """Show how it was made."""
+        """Show the arguments."""
         return f"Checkpoint({os.fspath(self.path)!r}, epochs={self.epochs}, seconds={self.seconds})"
 
 
 class CheckpointError(OSError):
-    """A checkpoint could not be written; the old file is as it was, and `params` are what had been reached."""
+    """A checkpoint could not be written; the old file is unchanged, and `params` are the latest parameters."""
 
     def __init__(self, message: str, params: Tree) -> None:
         super().__init__(message)
         self.params = params
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let it be pickled, with its parameters."""
+        """Make it picklable, with its parameters."""
         return type(self), (str(self), self.params)
 
 
@@ -136,7 +139,7 @@ class Saver:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Read the progress in the file, if there is one, and keep the file to this training for the block."""
+        """Read the progress in the file, if there is one, and lock the file for this training during the block."""
         if not self.checkpoint:
             yield
             return
@@ -158,9 +161,9 @@ class Saver:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Write the first checkpoint, so that a file that cannot be written is found before any work, and the last.
+        """Write a checkpoint before the block, so that an unwritable file is noticed before any work, and one after it.
 
-        The last is written after Ctrl-C, too, even where that cut another one short; not after an error.
+        The last one is also written after Ctrl-C, even if that has interrupted a write, but not after an error.
         """
         try:
             self.write()
@@ -171,12 +174,12 @@ class Saver:
             raise
 
     def note(self, now: Epoch) -> None:
-        """Note what is reached, and write when it is time to, but never between an epoch's scores and its callbacks."""
+        """Note the progress, and write if it is time, but never between an epoch's scores and its callbacks."""
         if not self.checkpoint or now.measured:
             return
         was_written, seconds = self.latest is self.written, self.checkpoint.seconds
         self.latest = now
-        if was_written:  # as after the first step: told early, and not at every step
+        if was_written:  # after the first step, for example, so that the error comes early; not at every step
             self.check()
         if (now.step == 0 and now.epoch % self.checkpoint.epochs == 0) or (
             seconds is not None and time.monotonic() - self.written_at >= seconds
@@ -184,7 +187,7 @@ class Saver:
             self.write()
 
     def check(self) -> None:
-        """Raise CheckpointError when what was reached has other shapes than the start, and could not be read again."""
+        """Raise CheckpointError if shapes have changed since the start, because the file could not be read again."""
         where = "as the optimizer's init made it", "now"
         if other := list(differences(self.shapes, _shapes(self.latest), where)):
             listed = "\n  ".join(other[:10])
@@ -193,7 +196,7 @@ class Saver:
             )
 
     def write(self) -> None:
-        """Replace the file by one that holds the latest progress, unless it does already."""
+        """Replace the file by one with the latest progress, unless it is up to date."""
         if not self.checkpoint or self.latest is self.written:
             return
         self.check()
@@ -220,11 +223,11 @@ class Saver:
 
 
 FORMAT = 1
-"""Of a checkpoint. Another version of fmlp that writes another one says so here."""
+"""The version of the file format; increase it when the format changes."""
 
 _NUMBERS = {"epoch": int, "step": int, "total": float, "total_weight": float, "stop": str, "seconds": float}
 _KINDS = {"bool": bool, "int": int, "float": float, "complex": complex, "str": str}
-"""Leaves that are no arrays, by the names of their types."""
+"""The types of leaves that are not arrays, by name."""
 
 
 def _trees(epoch: Epoch) -> dict[str, Tree]:
@@ -239,13 +242,13 @@ def _shapes(epoch: Epoch) -> dict[str, Any]:
 
 
 def _kind(leaf: Any) -> str:
-    """Name what a leaf is besides its numbers: NumPy's scalars are its own."""
+    """Name the kind of a leaf: "scalar" for NumPy's scalars, the type for Python's, "array: …" for other arrays."""
     name = type(leaf).__name__
     return "scalar" if isinstance(leaf, np.generic) else name if type(leaf) in _KINDS.values() else f"array: {name}"
 
 
 def _read(path: Path, settings: dict[str, Any], start: Epoch) -> Epoch:
-    """Return the progress in the file, all of one moment."""
+    """Return the progress in the file, all from one version of the file."""
     found, metadata = load_with_metadata(path)
     if not {"settings", "progress"} <= metadata.keys():
         raise FileFormatError(f"{path}: expected a checkpoint, got a file without settings and progress")
@@ -273,7 +276,7 @@ def _read(path: Path, settings: dict[str, Any], start: Epoch) -> Epoch:
     held = dict(zip(tree.paths(found), tree.leaves(found), strict=True))
     like = _trees(start)
     named = list(zip(tree.paths(like), tree.leaves(like), strict=True))
-    # In the dtypes of the file: training may have made others of those that it began with.
+    # Use the dtypes in the file, because training may have changed them since its start.
     wanted = [_in_dtype_of(held.get(name), leaf) for name, leaf in named]
     leaves = tree.leaves(unnamed(held, tree.unflatten(like, wanted), path))
     with reading(path, "a checkpoint"):
@@ -287,7 +290,7 @@ def _in_dtype_of(held: Any, leaf: Any) -> Any:
 
 
 def _as(kind: str | None, leaf: Array, first: Any) -> Any:
-    """Return a leaf as the kind that it was: an array of NumPy, or of the library of what training began with."""
+    """Return a leaf in its original kind: a NumPy array, or an array of the library of the first leaf."""
     if kind is None or kind == "scalar":
         return leaf if kind is None else leaf[()]
     if kind.startswith("array: "):
@@ -296,10 +299,10 @@ def _as(kind: str | None, leaf: Array, first: Any) -> Any:
 
 
 def _clear_drafts(path: Path) -> None:
-    """Remove what writers that were killed have left."""
+    """Remove unfinished files that killed writers have left."""
     for draft in drafts(path):
         with suppress(OSError, FileFormatError), opened(draft) as file:  # a folder, another user's, or gone
-            if locked(file):  # nobody writes it
+            if locked(file):  # nobody is writing to it
                 draft.unlink()
 
 
@@ -307,14 +310,15 @@ def _clear_drafts(path: Path) -> None:
 
 
 def describe(value: Any) -> dict[str, Any]:
-    """Describe settings in terms that JSON can hold, in time and space that grow as they do.
+    """Describe settings in terms that JSON can hold, in time and space proportional to their size.
 
-    Functions are told by name, a hash of their code (but for fmlp's own), default arguments and what they close over;
-    arrays of any library by dtype, shape and a hash; modules, classes and loggers by name; other objects by type and
-    public attributes, or by what they are pickled as if they have none. Of what cannot be told so, and of memory-mapped
-    arrays, the description says "not compared".
+    Functions are described by name, a hash of their code (except for fmlp's own), default arguments and closed-over
+    values; arrays of any library by dtype, shape and a hash; modules, classes and loggers by name; other objects by
+    type and public attributes, or by their pickled form if they have no attributes. Anything else, and memory-mapped
+    arrays, are described as "not compared".
 
-    Returns ``{"value": …, "objects": […]}``. What has parts is listed once, as an object, and named by its place there.
+    Returns ``{"value": …, "objects": […]}``. A value with parts is listed once, in "objects", and referred to by its
+    position there.
 
     >>> def constant(learning_rate):
     ...     return lambda count: learning_rate
@@ -323,7 +327,7 @@ def describe(value: Any) -> dict[str, Any]:
     >>> describe([1, [2.5, "a"]])
     {'value': {'object': 0}, 'objects': [[1, {'object': 1}], [2.5, 'a']]}
     """
-    found: list[Any] = []  # it also keeps alive what was seen, so that nothing else gets its identity
+    found: list[Any] = []  # also keeps the objects alive, so that no other object gets the same id
     places: dict[int, int] = {}
 
     def told(part: Any) -> Any:
@@ -337,12 +341,12 @@ def describe(value: Any) -> dict[str, Any]:
         return {"object": places[id(part)]}
 
     root, objects = told(value), []
-    for each in found:  # which grows meanwhile
+    for each in found:  # grows during the loop
         try:
             parts = _parts(each)
         except MemoryError:
             raise
-        except Exception:  # whatever objects of others raise
+        except Exception:  # foreign objects may raise anything
             parts = {"__name__": _not_compared(each)}
         told_parts = [*map(told, parts)] if isinstance(parts, list) else {name: told(parts[name]) for name in parts}
         objects.append(told_parts)
@@ -353,7 +357,7 @@ _HAS_PARTS = object()
 
 
 def _leaf(value: Any) -> Any:
-    """Describe what has no parts."""
+    """Describe a value without parts, or return `_HAS_PARTS`."""
     if value is None or isinstance(value, bool | float | str):
         return value
     if isinstance(value, int):
@@ -373,9 +377,9 @@ def _leaf(value: Any) -> Any:
 
 def _array(value: Any) -> str:
     try:
-        array = np.asarray(value.detach() if hasattr(value, "detach") else value)  # PyTorch's, apart from its gradient
+        array = np.asarray(value.detach() if hasattr(value, "detach") else value)  # a PyTorch tensor without gradient
         told = f"{array.dtype} {array.shape}"
-        if isinstance(value, np.memmap):  # may be larger than the memory
+        if isinstance(value, np.memmap):  # may be larger than memory
             return f"{told}, not compared"
         if array.dtype.hasobject:
             leaves = [_leaf(leaf) for leaf in array.ravel().tolist()]
@@ -384,12 +388,12 @@ def _array(value: Any) -> str:
         return f"{told} {_hash(np.ascontiguousarray(array).tobytes())}{mask}"
     except MemoryError:
         raise
-    except Exception:  # as for one on another device
+    except Exception:  # such as an array on another device
         return _not_compared(value)
 
 
 def _parts(value: Any) -> list[Any] | dict[str, Any]:
-    """Return what an object is made of."""
+    """Return the parts of an object."""
     if isinstance(value, Mapping):
         return {name if isinstance(name, str) else str(_flat(name)): child for name, child in value.items()}
     if isinstance(value, tuple | list | deque):
@@ -408,9 +412,9 @@ def _parts(value: Any) -> list[Any] | dict[str, Any]:
         for variable, cell in zip(code.co_freevars, value.__closure__ or (), strict=True):
             with suppress(ValueError):  # an empty cell
                 found[variable] = cell.cell_contents
-    elif hasattr(value, "__wrapped__"):  # as of functools.lru_cache
+    elif hasattr(value, "__wrapped__"):  # such as functools.lru_cache
         found["__wrapped__"] = value.__wrapped__
-    elif found["__name__"].startswith("logging."):  # a logger changes with all that log
+    elif found["__name__"].startswith("logging."):  # loggers change whenever anything logs
         pass
     elif public := {name: getattr(value, name) for name in _attributes(value) if not name.startswith("_")}:
         found |= public
@@ -421,7 +425,7 @@ def _parts(value: Any) -> list[Any] | dict[str, Any]:
 
 
 HELD = ("__defaults__", "__kwdefaults__", "__self__")
-"""What a function brings along, besides its code and what it closes over."""
+"""The attributes of a function that are compared besides its code and closed-over values."""
 
 
 def _attributes(value: Any) -> Iterator[str]:
@@ -432,7 +436,7 @@ def _attributes(value: Any) -> Iterator[str]:
 
 
 def _flat(value: Any) -> Any:
-    """Describe an element of a set or a key, which must not depend on the order in which others are told."""
+    """Describe an element of a set or a key, independently of the order in which other values are described."""
     if (leaf := _leaf(value)) is not _HAS_PARTS:
         return leaf
     return [*map(_flat, value)] if isinstance(value, tuple) else _not_compared(value)
@@ -448,7 +452,7 @@ def _not_compared(value: Any) -> str:
 
 
 def _code(code: CodeType) -> tuple[Any, ...]:
-    """Return what of a function's code decides what it does, in the same order in every process."""
+    """Return the parts of a function's code that determine what it does, in the same order in every process."""
     constants = [_code(c) if isinstance(c, CodeType) else c for c in code.co_consts]
     constants = [sorted(map(repr, c)) if isinstance(c, frozenset) else c for c in constants]
     return code.co_code, code.co_names, constants
@@ -461,7 +465,7 @@ def _hash(content: bytes) -> str:
 def differences(
     was: Mapping[str, Any], now: Mapping[str, Any], where: tuple[str, str] = ("in the file", "now")
 ) -> Iterator[str]:
-    """Yield what differs between two descriptions, by path.
+    """Yield the differences between two descriptions, by path.
 
     >>> list(differences(describe({"batch_size": 32, "shuffle": True}), describe({"batch_size": 64, "shuffle": True})))
     ['batch_size: 32 in the file, 64 now']

@@ -1,9 +1,9 @@
-"""Files that others made: npy and npz, read with care, and the one error for a file that is not what it should be.
+"""Read npy and npz files from untrusted sources safely, replace files atomically, and lock them.
 
-Nothing is unpickled or evaluated. What a file promises is compared with what it holds before anything is allocated,
-and it must account for all of its bytes. A compressed file may unpack to at most 64 MiB, or to 100 times its size if
-that is more: real data seldom do, a file made to fill the memory does. Uncompressed files have no limit. A pipe, which
-may keep its reader waiting, and a device, which may never end, are refused.
+Nothing is unpickled or evaluated. A file's header is compared with its size before memory is allocated, and must
+account for all of its bytes. A compressed file may unpack to at most 64 MiB, or to 100 times its size if that is more:
+real data rarely exceed this, but files made to fill the memory do. Uncompressed files have no limit. Pipes and devices
+are refused, because a pipe may block its reader and a device may never end.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ Array: TypeAlias = npt.NDArray[Any]
 
 __all__ = ["FileFormatError", "read_npy", "read_npz"]
 
-KINDS = "biufcmMSU"  # of the dtypes that are read: numbers, booleans, dates and strings of fixed length
+KINDS = "biufcmMSU"  # the kinds of dtypes that are read: numbers, booleans, dates and strings of fixed length
 
 
 class FileFormatError(ValueError):
-    """A file that is damaged, was made to do harm, or holds something else than expected.
+    """A file is damaged, malicious, or does not hold what was expected.
 
-    The message names the file, what was expected and what was found. A file that is missing or cannot be opened is
-    the system's FileNotFoundError, PermissionError or other OSError.
+    The message names the file, what was expected and what was found. For a file that is missing or cannot be opened,
+    the system's FileNotFoundError, PermissionError or other OSError is raised instead.
     """
 
 
 def read_npy(path: StrPath) -> np.memmap[Any, np.dtype[Any]]:
     """Open the array in an npy file, memory-mapped, read-only and in the file's dtype and byte order.
 
-    Raises FileFormatError when the file is no npy file, is longer or shorter than its header promises, or holds
-    anything but numbers, booleans, dates and strings; Python objects are never unpickled.
+    Raises FileFormatError when the file is not an npy file, is longer or shorter than its header says, or holds
+    anything but numbers, booleans, dates and strings. Python objects are never unpickled.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -63,10 +63,10 @@ def read_npy(path: StrPath) -> np.memmap[Any, np.dtype[Any]]:
 
 
 def read_npz(path: StrPath, *, only: str | None = None) -> dict[str, Array]:
-    """Read all arrays in an npz file, or only the one named, by name and in this machine's byte order.
+    """Read all arrays in an npz file, or only the array `only`; returns a dict by name, in this machine's byte order.
 
-    Raises FileFormatError when the file is no npz file, is damaged, has a name twice, holds anything but npy members
-    or unpacks to more than 64 MiB and 100 times its size, and for an array when `read_npy` would.
+    Raises FileFormatError when the file is not an npz file, is damaged, has a name twice, holds anything but npy
+    members, or unpacks to more than 64 MiB and 100 times its size, and for any array that `read_npy` would refuse.
 
     >>> sorted(read_npz("data/digits.npz"))
     ['x_test', 'x_train', 'y_test', 'y_train']
@@ -86,7 +86,7 @@ def read_npz(path: StrPath, *, only: str | None = None) -> dict[str, Array]:
 
 @contextmanager
 def opened(path: StrPath) -> Iterator[IO[bytes]]:
-    """Open a regular file to be read; raises FileFormatError for a pipe or a device."""
+    """Open a regular file for reading; raises FileFormatError for a pipe or a device."""
 
     def without_waiting(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
@@ -98,32 +98,32 @@ def opened(path: StrPath) -> Iterator[IO[bytes]]:
 
 
 def locked(file: IO[bytes] | int) -> bool | None:
-    """Lock a file for as long as it is open or its process lives; False if another has, None if it cannot be locked."""
+    """Lock a file until it is closed or its process ends; False if it is locked already, None if that is impossible."""
     try:
         import fcntl
-    except ModuleNotFoundError:  # as on Windows, where a file that is open cannot be removed
+    except ModuleNotFoundError:  # such as on Windows, where an open file cannot be removed
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # as on some network file systems
+    except OSError:  # such as on some network file systems
         return None
     return True
 
 
 _TAKEN = "another training writes to it"
 _HELD: dict[Path, int | None] = {}
-"""The files that this process holds, open where they are there already."""
+"""The files that this process holds, each with its open handle, or None if it does not exist yet."""
 
 
 @contextmanager
 def holding(path: Path) -> Iterator[Callable[[], None]]:
-    """Keep a file to this process for the block; its lock passes on to whatever file `replacing` puts in its place.
+    """Lock a file for this process during the block; when `replacing` replaces the file, the lock moves to the new one.
 
-    Yields a function that lets it go. A process that is forked must: it would hold the file for as long as it lives.
-    Where the system has no such locks, as on Windows, only this process keeps away. Raises BlockingIOError for a file
-    that is held already.
+    Yields a function that releases the file. A forked process must call it, or it would hold the file until it ends.
+    On systems without such locks, such as Windows, the file is protected only within this process. Raises
+    BlockingIOError if the file is held already.
     """
     whole = Path(os.path.realpath(path))
     if whole in _HELD:
@@ -142,7 +142,7 @@ def holding(path: Path) -> Iterator[Callable[[], None]]:
 
 
 def _hold(whole: Path) -> None:
-    """Lock the file that is there, unless it is the one held; raises BlockingIOError if another process has."""
+    """Lock the existing file, unless it is the one held; raises BlockingIOError if another process has locked it."""
     while (handle := _to_be_locked(whole)) is not None:
         held, taken = _HELD[whole], False
         try:
@@ -152,7 +152,7 @@ def _hold(whole: Path) -> None:
                 raise BlockingIOError(errno.EAGAIN, _TAKEN)
             with suppress(FileNotFoundError):
                 taken = os.path.samestat(os.stat(whole), os.fstat(handle))
-            if taken:  # and not replaced since it was opened
+            if taken:  # the file was not replaced since it was opened
                 _keep(whole, handle)
                 return
         finally:
@@ -161,10 +161,10 @@ def _hold(whole: Path) -> None:
 
 
 def _to_be_locked(whole: Path) -> int | None:
-    """Open the file that is there, if it can be, for writing if it can be: over NFS, no other can be locked."""
+    """Open the existing file if possible, preferably for writing, because NFS can lock no other files."""
     for mode in (os.O_RDWR, os.O_RDONLY):
         with suppress(FileNotFoundError, PermissionError):
-            if os.name != "nt":  # there, a file that is open cannot be replaced
+            if os.name != "nt":  # on Windows, an open file cannot be replaced
                 return os.open(whole, mode | os.O_NONBLOCK)
     return None
 
@@ -177,12 +177,12 @@ def _keep(whole: Path, handle: int | None) -> None:
 
 @contextmanager
 def reading(path: StrPath, kind: str) -> Iterator[None]:
-    """Turn what goes wrong while a file is read into a FileFormatError, but for the system's errors and MemoryError."""
+    """Turn errors while reading a file into FileFormatError, except for the system's errors and MemoryError."""
     try:
         yield
     except (FileFormatError, MemoryError):
         raise
-    except Exception as error:  # zipfile, gzip, zlib, csv, json, NumPy: each has its own, and documents few
+    except Exception as error:  # zipfile, gzip, zlib, csv, json and NumPy raise many errors and document few
         if isinstance(error, OSError) and error.errno is not None:
             raise
         what = shown(str(error), 200) or type(error).__name__
@@ -190,21 +190,21 @@ def reading(path: StrPath, kind: str) -> Iterator[None]:
 
 
 def shown(text: str, most: int = 60) -> str:
-    """Make text out of a file fit for a message: short, and all its characters printable."""
+    """Make text from a file fit for a message: short, with printable characters only."""
     return repr(text)[1:-1][:most]
 
 
 def listed(names: list[str]) -> str:
-    """Name the first names out of a file, or of files, for a message."""
+    """List the first few names for a message."""
     return ", ".join(map(shown, names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
 @contextmanager
 def replacing(path: StrPath) -> Iterator[IO[bytes]]:
-    """Open a file that takes the place of the one at `path` when the block ends, and never does if that raises.
+    """Open a new file that replaces the file at `path` when the block ends, unless the block raises an error.
 
-    It gets the mode of the one before, and its owner and group where that is allowed. A link stays, and what it leads
-    to is replaced. Raises ValueError for what is there and no file, such as a folder; the system's errors name `path`.
+    The new file gets the mode of the old one, and its owner and group if permitted. If `path` is a link, its target is
+    replaced. Raises ValueError if `path` exists and is not a file, such as a folder; the system's errors name `path`.
     """
     whole = Path(os.path.realpath(path))
     if whole.exists() and not whole.is_file():
@@ -219,7 +219,7 @@ def replacing(path: StrPath) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
             if whole in _HELD and os.name != "nt":
-                _hold(whole)  # another may have come since
+                _hold(whole)  # another process may have made a file since
                 following = os.dup(file.fileno())
         os.replace(draft, whole)
         if following is not None:
@@ -234,12 +234,12 @@ def replacing(path: StrPath) -> Iterator[IO[bytes]]:
             os.close(following)
         with suppress(OSError):
             draft.unlink()
-    with suppress(OSError):  # the new file is there, only its name may not survive a power failure
+    with suppress(OSError):  # the new file is in place; at worst its name does not survive a power failure
         _sync_folder(whole.parent)
 
 
 def drafts(path: Path) -> Iterator[Path]:
-    """Find what `replacing` has begun to write beside the file."""
+    """Find the unfinished files that `replacing` has begun to write next to the file."""
     import glob
 
     whole = Path(os.path.realpath(path))
@@ -249,7 +249,7 @@ def drafts(path: Path) -> Iterator[Path]:
 def _draft_name(whole: Path, unique: str) -> str:
     import hashlib
 
-    name = os.fsencode(whole.name)  # with a long one, the draft's would be too long for the file system
+    name = os.fsencode(whole.name)  # the draft's name must not become too long for the file system
     return f".{whole.name if len(name) <= 100 else hashlib.sha256(name).hexdigest()[:32]}.{unique}.tmp"
 
 
@@ -261,7 +261,7 @@ def _take_mode_of(whole: Path, handle: int) -> None:
     if old.st_gid != new.st_gid:
         try:
             os.fchown(handle, -1, old.st_gid)
-        except OSError:  # another group gets no more rights than everybody
+        except OSError:  # a different group gets no more rights than everybody has
             mode = mode & ~0o070 | (mode & 0o007) << 3
     if old.st_uid != new.st_uid:
         with suppress(OSError):
@@ -271,7 +271,7 @@ def _take_mode_of(whole: Path, handle: int) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a file's new name durable, where the system can."""
+    """Make a file's new name durable if the system can."""
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -281,12 +281,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def unpacked_limit(size: int) -> int:
-    """Say to how many bytes a compressed file of this size may unpack."""
+    """Return the number of bytes to which a compressed file of this size may unpack."""
     return max(64 << 20, 100 * size)
 
 
 def _member_names(archive: ZipFile, file: IO[bytes], path: str) -> list[str]:
-    """Check an archive as a whole, and name its arrays. Where members overlap, the sum of their sizes is too large."""
+    """Check an archive as a whole, and name its arrays; overlapping members make the sum of sizes too large."""
     from zipfile import ZIP_DEFLATED, ZIP_STORED
 
     size, members, names = os.fstat(file.fileno()).st_size, archive.infolist(), dict[str, None]()
@@ -303,7 +303,7 @@ def _member_names(archive: ZipFile, file: IO[bytes], path: str) -> list[str]:
             f"{path}: expected at most {unpacked_limit(size)} bytes out of {size}, got {unpacked} out of {packed}; "
             "data that repetitive can be read when saved uncompressed"
         )
-    file.seek(-22 - len(archive.comment), os.SEEK_END)  # there is the end record when the archive is all of the file
+    file.seek(-22 - len(archive.comment), os.SEEK_END)  # the end record, if the archive is the whole file
     if file.read(4) != b"PK\5\6" or min((m.header_offset for m in members), default=0) != 0:
         raise FileFormatError(f"{path}: expected nothing before and after the archive")
     return list(names)
@@ -322,14 +322,14 @@ def _npy_array(stream: IO[bytes], size: int, name: str) -> Array:
     return values.view(dtype).reshape(shape, order=order).astype(dtype.newbyteorder("="), copy=False)
 
 
-# The header of an npy file is a Python dict. NumPy gives it to ast.literal_eval, which is slow, recurses, and warns.
+# The header of an npy file is a Python dict. NumPy uses ast.literal_eval, which is slow, recurses and warns.
 _MAGIC, _HEADER_LIMIT = b"\x93NUMPY", 10_000  # NumPy's own limit
 _VALUES = r"(?<='descr':)'[^']*'|(?<='fortran_order':)(?:True|False)|(?<='shape':)\((?:\d+L?,)*(?:\d+L?)?\)"
-_ITEM = rf"'(\w+)':({_VALUES}),?"  # blanks are gone; Python 2 wrote 3L
+_ITEM = rf"'(\w+)':({_VALUES}),?"  # matched without blanks; Python 2 wrote numbers as 3L
 
 
 def _npy_header(stream: IO[bytes], size: int, name: str) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"]]:
-    """Read a header, and check that what follows it, in a stream of `size` bytes, is what it promises."""
+    """Read a header, and check that the rest of the stream of `size` bytes has the size that it says."""
     start = stream.read(8)
     if start[:6] != _MAGIC or start[6:] not in (b"\1\0", b"\2\0", b"\3\0"):
         raise FileFormatError(
@@ -357,6 +357,6 @@ def _npy_header(stream: IO[bytes], size: int, name: str) -> tuple[np.dtype[Any],
     if promised != found:
         expected = f"{promised} bytes for {dtype} of shape {shape}"
         raise FileFormatError(f"{name}: expected {shown(expected, 200)}, got {found}")
-    if prod(n for n in shape if n) * dtype.itemsize > sys.maxsize:  # no values, and yet too many for NumPy
+    if prod(n for n in shape if n) * dtype.itemsize > sys.maxsize:  # an empty array that NumPy still refuses
         raise FileFormatError(f"{name}: expected dimensions that fit into memory, got {shown(str(shape))}")
     return dtype, shape, "F" if items["fortran_order"] == "True" else "C"

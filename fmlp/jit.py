@@ -1,4 +1,4 @@
-"""Plan once, run many: `jit` records the NumPy calls of a function, and from then on repeats exactly these calls."""
+"""Plan once, run many times: `jit` records the NumPy calls of a function, and then repeats exactly these calls."""
 
 from __future__ import annotations
 
@@ -25,30 +25,31 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 MOST = 16
-"""Structures of arguments whose plans a function keeps, and plans for one structure: for other paths, other threads."""
+"""A function keeps plans for this many structures of arguments, and as many plans (paths, threads) for each one."""
 MOST_BYTES = 1 << 28
-"""Memory of all plans of a function, unless one alone needs more."""
+"""The most memory that all plans of a function use together, unless a single plan needs more."""
 
 _disabled: ContextVar[bool] = ContextVar("disabled", default=False)
 
 
 def jit(f: Callable[P, R], *, donate: int | tuple[int, ...] = ()) -> Jitted[P, R]:
-    """Plan `f` once, and replay the plan from then on: the same bits, without what Python does between NumPy's calls.
+    """Plan `f` once and replay the plan from then on: the same bits, without Python's work between NumPy's calls.
 
     `f` is a pure function of trees of arrays, written with NumPy's functions. For each structure of arguments (shapes,
-    dtypes, and values that are no arrays) it runs once on stand-ins, which record the calls; these are then repeated
-    into memory that is allocated once. The results are new arrays, as those of `f`.
+    dtypes, and values that are not arrays), `f` runs once on stand-ins that record its calls. These calls are then
+    repeated in memory that is allocated once. The results are new arrays, like those of `f`.
 
-    `donate` names positional arguments whose memory the results may take over, as `donate_argnums` in JAX: do not use
+    `donate` gives the positions of arguments whose memory the results may use, like `donate_argnums` in JAX. Do not use
     these arrays again.
 
-    Whatever cannot be recorded, such as ``float(x)``, makes `f` run as it is written; ``jitted.plan(*args)`` shows the
-    plan as Python source, or says why there is none. If `f` raises, or goes another way because of a value (as ``if
-    x.max() > 3`` does), the replay is thrown away and `f` itself decides. The first replays are compared with `f`: a
-    function that is not pure, which returns something else for the same arrays, runs as it is written, and a warning
-    says so once.
+    If `f` cannot be recorded, for example because it calls ``float(x)``, it runs as written. ``jitted.plan(*args)``
+    shows the plan as Python source, or tells why there is none. If `f` raises an error or takes another path because of
+    a value (as in ``if x.max() > 3``), the replay is discarded and `f` itself is called. The first replays are compared
+    with `f`. A function that is not pure, because it returns different results for the same arrays, runs as written,
+    and a warning says so once.
 
-    Raises TypeError when `f` is no function or `donate` no integer or tuple of integers, ValueError for a negative one.
+    Raises TypeError when `f` is not a function or `donate` is not an integer or a tuple of integers, ValueError when it
+    is negative.
 
     >>> @jit
     ... def distance(x, y):
@@ -61,7 +62,7 @@ def jit(f: Callable[P, R], *, donate: int | tuple[int, ...] = ()) -> Jitted[P, R
 
 @contextmanager
 def disable_jit() -> Iterator[None]:
-    """Run jitted functions as they are written, to debug them.
+    """Run jitted functions as written, for debugging.
 
     >>> with disable_jit():
     ...     jit(np.add)(1.0, 2.0)
@@ -89,7 +90,7 @@ class Jitted(Generic[P, R]):
         self._dropped = 0
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Return what the function returns."""
+        """Return the result of the function."""
         if _disabled.get():
             return self._f(*args, **kwargs)
         case = self._latest
@@ -111,25 +112,25 @@ class Jitted(Generic[P, R]):
         return self._recorded(case, args, kwargs)
 
     def plan(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Show the plan for such arguments as Python source, or say why there is none. It may call the function."""
+        """Return the plan for such arguments as Python source, or why there is none. This may call the function."""
         case, _ = self._case(args, kwargs)
         if not case.plans and case.failures < MOST:
             self._recorded(case, args, kwargs)
         return case.plans[-1].source if case.plans else f"{self.__name__} runs as it is written: {case.why}"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Copy and pickle it without its plans; one that a module holds by its name, as a function is."""
+        """Copy and pickle without plans; a module's jitted function by its name, like other functions."""
         module = sys.modules.get(self.__module__)
         if getattr(module, self.__name__, None) is self:
             return self.__name__
         return type(self), (self._f, self._donate, self._passes)
 
     def __repr__(self) -> str:
-        """Show the name, as a function does."""
+        """Show the name, like a function."""
         return f"<jitted {self.__module__}.{self.__name__}>"
 
     def _case(self, args: Any, kwargs: Any) -> tuple[_Case, list[Any]]:
-        """Find the plans for arguments of such a structure, and list the arrays."""
+        """Find the plans for arguments of this structure, and list the arrays."""
         arrays: list[Any] = []
         donated: list[int] = []
         structure: list[Any] = []
@@ -157,7 +158,7 @@ class Jitted(Generic[P, R]):
         return case, arrays
 
     def _replayed(self, case: _Case, plan: Plan, arrays: Any, args: Any, kwargs: Any) -> Any:
-        """Replay a plan; MISS if it does not hold for these arrays. The first replays are checked."""
+        """Replay a plan, or return MISS if it does not apply to these arrays. The first replays are checked."""
         if not plan.checks:
             return plan.run(*arrays)
         replay = plan.run(*[array.copy() if i in plan.taken else array for i, array in enumerate(arrays)])
@@ -169,7 +170,7 @@ class Jitted(Generic[P, R]):
         return self._compared(case, replay, result, args, kwargs)
 
     def _recorded(self, case: _Case, args: Any, kwargs: Any) -> R:
-        """Record and plan the function, and return what it returns as it is written."""
+        """Record and plan the function, and return the result of the function itself."""
         tape, inputs, refs = recorded(self._f, args, kwargs)
         result = self._f(*args, **kwargs)
         if why := tape.refusal or _kept(refs):
@@ -183,7 +184,7 @@ class Jitted(Generic[P, R]):
         return result
 
     def _compared(self, case: _Case, replay: Any, result: R, args: Any, kwargs: Any) -> R:
-        """Return the result of the function; if a replay gives another one, there are no more replays."""
+        """Return the result of the function; if a replay gives another result, there will be no more replays."""
         if not same_bits(replay, result):
             case.why = f"{_impurity(self._f, args, kwargs)} gives something else for the same arguments"
             case.impure, case.failures = True, MOST
@@ -195,7 +196,7 @@ class Jitted(Generic[P, R]):
 class _Case:
     """The plans for arguments of one structure, one for each path taken so far, or `why` there are none.
 
-    A plan in use is not among `plans`: no other thread, nor a forked process, ever meets its memory half written.
+    A plan in use is not among `plans`, so that no other thread or forked process can see its half-written memory.
     """
 
     def __init__(
@@ -203,11 +204,11 @@ class _Case:
     ) -> None:
         self.read, self.donated, self.why = read, donated, why
         self.plans: list[Plan] = []
-        self.failures = MOST if why else 0  # to record the function; after so many there will be no more
+        self.failures = MOST if why else 0  # failed recordings; after MOST of them, no more are tried
         self.impure = self.replayed = False
 
     def take(self) -> Plan | None:
-        """Take the plan that was used last."""
+        """Take the most recently used plan, or None."""
         try:
             return self.plans.pop()
         except IndexError:
@@ -215,7 +216,7 @@ class _Case:
 
 
 def _structure(value: Any, arrays: list[Any]) -> Any:
-    """Return what a plan takes for granted in an argument, and list its arrays; TypeError if it holds anything else."""
+    """Return the structure of an argument and add its arrays to `arrays`; TypeError for any other object in it."""
     kind = type(value)
     if kind is np.ndarray or isinstance(value, np.generic):
         if value.dtype.kind not in "biufc" or not value.dtype.isnative:
@@ -238,7 +239,7 @@ def _structure(value: Any, arrays: list[Any]) -> Any:
 
 
 def _reader(args: Any, kwargs: Any, donated: list[int], alone: bool) -> Callable[..., Any]:
-    """Write the function that lists the arrays of arguments of this structure, and returns None for another."""
+    """Make the function that lists the arrays in arguments of this structure, or returns None for another structure."""
     scope: dict[str, Any] = {"alone": _alone, "array": np.ndarray}
     lines, arrays = ["def read(args, kwargs):"], []
 
@@ -288,7 +289,7 @@ def _reader(args: Any, kwargs: Any, donated: list[int], alone: bool) -> Callable
 
 
 def _alone(donated: list[Any], owners: list[Any], others: list[Any]) -> bool:
-    """Tell whether donated arrays can be written, and nobody sees it: nobody else has their memory's owners."""
+    """Tell whether donated arrays can be overwritten unseen: no other argument shares the owners of their memory."""
     memory = {*map(id, owners)}
     return (
         len(memory) == len(donated)
@@ -303,7 +304,7 @@ def _owner(array: Any) -> Any:
 
 
 def _names(f: Callable[..., Any], args: Any, kwargs: Any) -> list[str]:
-    """Name the arrays among the arguments as a reader would: ``params_dense_0_w``."""
+    """Give the arrays among the arguments readable names: ``params_dense_0_w``."""
     try:
         parameters = [p.name for p in inspect.signature(f).parameters.values() if p.kind < p.VAR_POSITIONAL]
     except (TypeError, ValueError):  # a ufunc
@@ -329,7 +330,7 @@ def _names(f: Callable[..., Any], args: Any, kwargs: Any) -> list[str]:
 
 
 def _kept(result: Any) -> str:
-    """Say what in a result no plan can make anew, if there is anything."""
+    """Name the first object in a result that a plan cannot make anew, or return ""."""
     for leaf in leaves(result):
         plain = type(leaf) in (Ref, np.ndarray, type(None), bool, int, float, complex, str, bytes)
         if not plain and not isinstance(leaf, np.generic):
@@ -338,7 +339,7 @@ def _kept(result: Any) -> str:
 
 
 def _impurity(f: Callable[..., Any], args: Any, kwargs: Any) -> str:
-    """Name the first call that differs between two recordings."""
+    """Name the first call that differs between two recordings of the function."""
     (one, _, _), (other, _, _) = (recorded(f, args, kwargs, lines=True) for _ in range(2))
     for a, b in zip(one.calls, other.calls, strict=False):
         arrays, others = ([tape.values[i].array for i in call.results] for tape, call in ((one, a), (other, b)))

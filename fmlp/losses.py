@@ -1,19 +1,18 @@
 """Losses: scalar functions ``(prediction, y, *, weight=None)`` that carry their vjp.
 
-Every loss is an average over the batch, the first axis, of one number per row: ``Σ wᵢ lᵢ / Σ wᵢ`` with the
-per-row `weight`, shape (batch,), all ones by default. Further axes are averaged within the row. A batch whose
-weights are all zero has loss and gradient zero. `y` is data: it gets no derivative. The result is a scalar
-in the dtype of the prediction.
+Every loss gives one number per row and averages it over the batch, the first axis: ``Σ wᵢ lᵢ / Σ wᵢ``, where `weight`,
+shape (batch,), is all ones by default. Further axes are averaged within the row. If all weights are zero, loss and
+gradient are zero. `y` is data and has no derivative. The result is a scalar in the dtype of the prediction.
 
-A loss also knows how a prediction and how probabilities are read off the network's output:
-``losses.cross_entropy.predict(logits)`` is the arg max, ``losses.cross_entropy.probabilities(logits)`` the softmax.
-Bind a loss's own parameters with `functools.partial`.
+A loss also turns the network's output into predictions and probabilities: ``losses.cross_entropy.predict(logits)`` is
+the arg max, ``losses.cross_entropy.probabilities(logits)`` the softmax. Bind a loss's own parameters with
+`functools.partial`.
 
-Where a number is too large for the dtype, the loss is infinite, without a warning. Rows of weight 0 count nothing,
-whatever they hold, a label out of range or NaN too.
+If a number is too large for the dtype, the loss is infinite, without a warning. Rows of weight 0 do not count, even if
+they hold NaN or a label out of range.
 
-All raise ValueError when shapes do not fit, naming both, when the batch is empty, or when a weight is negative or not
-finite; TypeError for what holds no numbers.
+Every loss raises ValueError when shapes do not fit, naming both, when the batch is empty, or when a weight is negative
+or not finite; TypeError for arguments that do not hold numbers.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ __all__ = [
 
 
 class Loss(Differentiable[..., Any]):
-    """A differentiable loss with ``predict(output)`` and ``probabilities(output)``, which read the network's output."""
+    """A differentiable loss whose ``predict(output)`` and ``probabilities(output)`` interpret the network's output."""
 
     def __init__(
         self,
@@ -63,20 +62,20 @@ class Loss(Differentiable[..., Any]):
         self.predict, self.probabilities = predict, probabilities
 
     def check_network(self, apply: Any) -> None:
-        """Raise ValueError if the last layer of a network makes probabilities, where this loss takes logits."""
+        """Raise ValueError if this loss takes logits but the last layer of the network makes probabilities."""
         if self.probabilities is as_is:
             return
         wrong = {softmax, sigmoid, hardsigmoid} | ({log_softmax, log_sigmoid} if self.predict is positive else set())
         name, last = _last_layer(getattr(apply, "__name__", "net"), apply)
         if (f := getattr(last, "settings", {}).get("f")) in wrong:
             raise ValueError(
-                f"net: the loss {self.__name__} takes logits, and {name} makes {f.__name__} of them; drop this layer. "
-                f"activations.{self.probabilities.__name__} makes probabilities of the trained network's output"
+                f"net: the loss {self.__name__} takes logits, and {name} applies {f.__name__} to them; drop this "
+                f"layer. activations.{self.probabilities.__name__} makes probabilities of the trained network's output"
             )
 
 
 def _last_layer(name: str, apply: Any) -> tuple[str, Any]:
-    """Find the layer that makes a network's output, behind those that only hand it on."""
+    """Find the last layer of a network that does more than pass its input on."""
     if getattr(apply, "__name__", "") == "serial":
         for child, layer in reversed(apply.children.items()):
             if getattr(layer.apply, "__name__", "") not in ("dropout", "flatten", "identity"):
@@ -85,18 +84,18 @@ def _last_layer(name: str, apply: Any) -> tuple[str, Any]:
 
 
 def argmax(output: Array) -> Array:
-    """Read integer labels, shape (batch,), off logits of shape (batch, classes)."""
+    """Return the integer labels, shape (batch,), with the largest logits; logits have shape (batch, classes)."""
     labels: Array = output.argmax(-1)
     return labels
 
 
 def positive(output: Array) -> Array:
-    """Read labels 0 and 1 off the sign of the logits."""
+    """Return label 1 where a logit is positive, and 0 elsewhere."""
     return (output > 0).astype(np.int64)
 
 
 def as_is(output: Array) -> Array:
-    """Take the output as the prediction."""
+    """Return the output unchanged, as the prediction."""
     return output
 
 
@@ -105,7 +104,7 @@ def loss(
 ) -> Callable[[Callable[..., tuple[Any, Pullback]]], Loss]:
     """Make a loss from its rule, ``rule(prediction, y, *, weight=None) -> (scalar, pullback)``.
 
-    `predict` reads the prediction off the network's output, `probabilities` what metrics of scores get.
+    `predict` turns the network's output into predictions, `probabilities` into the scores that some metrics take.
     """
     return functools.partial(
         Loss, predict=function("predict", predict), probabilities=function("probabilities", probabilities)
@@ -113,19 +112,19 @@ def loss(
 
 
 def prediction_of(loss: Callable[..., Any]) -> Callable[[Array], Array]:
-    """Return the way a prediction is read off for `loss`, which may be a `functools.partial` of a loss."""
+    """Return the function that turns output into predictions; `loss` may be a `functools.partial` of a loss."""
     predict: Callable[[Array], Array] = getattr(unbound(loss), "predict", as_is)
     return predict
 
 
 def probabilities_of(loss: Callable[..., Any]) -> Callable[[Array], Array]:
-    """Return the way probabilities are read off for `loss`: `as_is` for one that has none."""
+    """Return the function that turns output into probabilities, or `as_is` if `loss` has none."""
     probabilities: Callable[[Array], Array] = getattr(unbound(loss), "probabilities", as_is)
     return probabilities
 
 
 def _quiet(rule: Callable[..., tuple[Any, Pullback]]) -> Callable[..., tuple[Any, Pullback]]:
-    """Have a loss's rule work without warnings, and in float32 where it is given float16."""
+    """Make a loss's rule compute without warnings, and float16 in float32."""
 
     @functools.wraps(rule)
     @half_in_single
@@ -157,7 +156,7 @@ def mse(prediction: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback
 @loss()
 @_quiet
 def mae(prediction: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback]:
-    """Mean absolute error: ``l = mean |p - y|``; derivative ``sign(p - y) / width``, 0 where they are equal."""
+    """Mean absolute error: ``l = mean |p - y|``; derivative ``sign(p - y) / width``, 0 where p = y."""
     d = _residual(prediction, y)
     return _mean(np.abs(d), weight, lambda: np.sign(d))
 
@@ -167,7 +166,7 @@ def mae(prediction: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback
 def huber(prediction: Array, y: Any, *, weight: Any = None, delta: float = 1.0) -> tuple[Any, Pullback]:
     """Huber's loss: ``d²/2`` for |d| ≤ delta, ``delta (|d| - delta/2)`` beyond; derivative d clipped to ±delta.
 
-    Raises ValueError for a delta that is not positive. Huber 1964, "Robust estimation of a location parameter".
+    d is p - y. Raises ValueError unless delta is positive. Huber 1964, "Robust estimation of a location parameter".
     """
     d = _residual(prediction, y)
     delta = min(number("delta", delta, "(0, inf]"), float(np.finfo(d.dtype).max))  # ∞ - ∞ would be NaN
@@ -178,10 +177,10 @@ def huber(prediction: Array, y: Any, *, weight: Any = None, delta: float = 1.0) 
 @loss()
 @_quiet
 def quantile(prediction: Array, y: Any, *, weight: Any = None, q: float = 0.5) -> tuple[Any, Pullback]:
-    """Pinball loss, least at the `q` quantile of y: ``l = mean s (p - y)``; derivative s.
+    """Pinball loss, smallest at the `q` quantile of y: ``l = mean s (p - y)``; derivative s.
 
-    s is ``1 - q`` where p > y, ``-q`` where p < y, 0 where they are equal. `q` lies between 0 and 1; raises ValueError
-    for another. With 0.5 it is half the mean absolute error. scikit-learn's ``mean_pinball_loss``, whose alpha is q.
+    s is ``1 - q`` where p > y, ``-q`` where p < y, and 0 where p = y. Raises ValueError unless `q` is between 0 and 1.
+    With q = 0.5 this is half the mean absolute error. scikit-learn: ``mean_pinball_loss``, which calls q alpha.
 
     Koenker and Bassett 1978, "Regression quantiles".
 
@@ -196,7 +195,7 @@ def quantile(prediction: Array, y: Any, *, weight: Any = None, q: float = 0.5) -
 
 @np.errstate(over="ignore")
 def rate(output: Array) -> Array:
-    """Take the output as the logarithm of the prediction."""
+    """Return the exponential of the output, which is the logarithm of the prediction."""
     rate: Array = np.exp(output)
     return rate
 
@@ -206,7 +205,8 @@ def rate(output: Array) -> Array:
 def poisson(log_rate: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullback]:
     """Half the Poisson deviance of log-rates: ``l = mean (e^z - y + y (log y - z))``; derivative ``e^z - y``.
 
-    `y` is a count, or any number at least 0; raises ValueError below. It is 0 where the rate is y.
+    `y` is a count or any other number of at least 0; raises ValueError for a negative one. The loss is 0 where the rate
+    eᶻ equals y.
 
     >>> poisson(np.log([[2.0], [3.0]]), np.array([2, 3])).round(12)
     np.float64(0.0)
@@ -225,8 +225,8 @@ def poisson(log_rate: Array, y: Any, *, weight: Any = None) -> tuple[Any, Pullba
 def binary_cross_entropy(logits: Array, y: Any, *, weight: Any = None, pos_weight: Any = None) -> tuple[Any, Pullback]:
     """Cross-entropy of Bernoulli logits: ``l = mean (q log(1 + e⁻ᶻ) + r log(1 + eᶻ))`` with q = y and r = 1 - y.
 
-    The derivative is ``(q + r) σ(z) - q``. A `pos_weight`, a number or one for each column, makes ``q = pos_weight y``,
-    as PyTorch's BCEWithLogitsLoss does. `y` is 0 or 1, or a probability; raises ValueError outside [0, 1].
+    The derivative is ``(q + r) σ(z) - q``. With `pos_weight`, a number or one for each column, ``q = pos_weight y``,
+    as in PyTorch's BCEWithLogitsLoss. `y` is 0, 1 or a probability; raises ValueError for numbers outside [0, 1].
 
     >>> binary_cross_entropy(np.array([0.0]), np.array([1]))
     np.float64(0.6931471805599453)
@@ -256,16 +256,16 @@ def cross_entropy(
 ) -> tuple[Any, Pullback]:
     """Cross-entropy of softmax logits, fused: ``l = log Σ eᶻ - Σ q z``; derivative ``softmax(z) - q``.
 
-    `logits` has shape (batch, classes). `y` is integer labels, shape (batch,) or (batch, 1), or rows of probabilities
-    q, shape (batch, classes). `label_smoothing` s in [0, 1] replaces q by ``(1 - s) q + s / classes``.
+    `logits` has shape (batch, classes). `y` holds integer labels, shape (batch,) or (batch, 1), or rows of
+    probabilities q, shape (batch, classes). `label_smoothing` s in [0, 1] replaces q by ``(1 - s) q + s / classes``.
 
-    `class_weight`, a number for each class, multiplies the weight of a row by that of its label, or by
-    ``Σ q class_weight``: as always, the loss is ``Σ wᵢ lᵢ / Σ wᵢ``. So do `fit`'s argument of this name and PyTorch's
-    `weight`, which with smoothing weighs the classes within a row, however. Rows with the label `ignore_index`, which
-    may be out of range, have weight 0.
+    `class_weight` holds a number for each class. A row's weight is multiplied by the number of its label, or by
+    ``Σ q class_weight``; the loss remains ``Σ wᵢ lᵢ / Σ wᵢ``. `fit` has the same argument, and PyTorch calls it
+    `weight`, but with smoothing PyTorch weighs the classes within a row instead. Rows with the label `ignore_index`,
+    which may be out of range, have weight 0.
 
-    Raises TypeError for labels that are no integers, ValueError for labels out of range, rows that are no
-    probabilities, weights that do not fit the classes, or a smoothing out of range.
+    Raises TypeError for labels that are not integers; ValueError for labels or a smoothing out of range, rows that are
+    not probabilities, and weights that do not fit the classes.
 
     >>> cross_entropy(np.zeros((2, 4)), np.array([0, 3]))
     np.float64(1.3862943611198906)
@@ -281,7 +281,7 @@ def cross_entropy(
         class_weight = _of_classes("class_weight", class_weight, (k,))
     if class_weight is not None or ignore_index is not None:
         weight = _row_weights(y, weight, class_weight, ignore_index)
-    # Classes first: NumPy reduces over the long, contiguous axis much faster. Halves, because differences may overflow.
+    # Classes come first, because NumPy reduces faster this way. Logits are halved, because differences may overflow.
     half = logits.T.copy()
     half *= 0.5
     np.minimum(half, np.finfo(half.dtype).max, out=half)  # ∞ - ∞ would be NaN
@@ -315,18 +315,18 @@ def cross_entropy(
 
 
 def _labels_or_probabilities(y: Any) -> Array:
-    # Labels may be text, which gets advice later.
+    # Arrays of text pass here; `_label_index` refuses them with advice.
     array: Array = asarray(unmasked("y", y) if isinstance(y, np.ndarray) else array_of_numbers("y", y))
     column = array.dtype.kind in "iu" and array.ndim == 2 and array.shape[1] == 1
     return array[:, 0] if column else array
 
 
 def _row_weights(y: Any, weight: Any, class_weight: Any = None, ignore_index: int | None = None, **_: Any) -> Any:
-    """Return the weight that each row has in cross_entropy's average; None for all one."""
+    """Return the weight of each row in cross_entropy's average; None if all are one."""
     if class_weight is None and ignore_index is None:
         return weight
     y = _labels_or_probabilities(y)
-    if weight is not None and np.shape(weight) != y.shape[:1]:  # as `_mean` will say
+    if weight is not None and np.shape(weight) != y.shape[:1]:  # `_mean` will raise the error
         return weight
     w = np.ones(len(y)) if weight is None else asarray(array_of_numbers("weight", weight)).astype(np.float64)
     if ignore_index is not None and y.ndim == 1:
@@ -341,7 +341,7 @@ cross_entropy.row_weights = _row_weights
 
 
 def _of_classes(name: str, weights: Any, *shapes: tuple[int, ...]) -> Array:
-    """Return weights of classes, which must be finite and have one of the shapes."""
+    """Return the weights of classes, which must be finite, at least 0 and of one of the shapes."""
     expected = f"{name}: expected finite numbers of at least 0, of shape {' or '.join(map(str, shapes))}, got"
     if isinstance(weights, Mapping):
         raise TypeError(f"{expected} a {type(weights).__name__}")
@@ -354,21 +354,21 @@ def _of_classes(name: str, weights: Any, *shapes: tuple[int, ...]) -> Array:
 
 
 def _mean(values: Array, weight: Any, derivative: Callable[[], Array], factor: float = 1) -> tuple[Any, Pullback]:
-    """Average `values` over rows; ``factor · derivative()`` is d(sum of a row's values)/d(prediction), by element."""
+    """Average `values` over rows; ``factor · derivative()`` is the element-wise derivative of a row's sum."""
     if values.size == 0 or values.ndim == 0:
         raise ValueError(f"prediction: expected at least one row, got shape {values.shape}")
     n = len(values)
     if weight is None:
         share = 1 / values.size
         average = values.sum() * share
-        if not np.isfinite(average):  # the sum overflows, where the mean may not
+        if not np.isfinite(average):  # the sum may overflow although the mean does not
             average = (values * share).sum()
         return average, lambda dy: (derivative() * (dy * (factor * share)), None)
     w = array_of_numbers("weight", weight).astype(np.float64, copy=False)
     if w.shape != (n,):
         raise ValueError(f"weight: expected shape ({n},), one per row, got {w.shape}")
     total = w.sum()
-    if not (w.min() >= 0 and total < inf):  # NaN is neither
+    if not (w.min() >= 0 and total < inf):  # refuses NaN too
         raise ValueError(f"weight: expected finite numbers of at least 0, got values from {w.min()} to {w.max()}")
     shares = (w / (total * (values.size // n) or 1.0)).astype(values.dtype)
 
@@ -379,7 +379,7 @@ def _mean(values: Array, weight: Any, derivative: Callable[[], Array], factor: f
 
 
 def _product(q: Any, z: Array) -> Array:
-    """Return ``q z``, where 0 · ∞ is 0."""
+    """Return ``q z``, with 0 · ∞ = 0."""
     product: Array = np.where(q == 0, 0, q * z)
     return product
 
@@ -391,7 +391,7 @@ def _residual(prediction: Array, y: Any) -> Array:
 
 
 def _aligned(prediction: Array, y: Any) -> Array:
-    """Bring `y` to the dtype and shape of the prediction; a column and a vector of the same length are the same."""
+    """Return `y` in the dtype and shape of the prediction; a vector counts as a column of the same length."""
     given = asarray(array_of_numbers("y", y))
     aligned: Array = given.astype(prediction.dtype, copy=False)
     if given.shape == prediction.shape:
@@ -406,7 +406,7 @@ def _within(y: Array, low: float, high: float) -> bool:
 
 
 def _counted(y: Array, weight: Any, filling: float = 0) -> Array:
-    """Put a valid value into the rows of weight 0."""
+    """Replace `y` by a valid value in the rows of weight 0."""
     if weight is None or np.shape(weight) != y.shape[:1]:
         return y
     counts = asarray(array_of_numbers("weight", weight)) != 0
@@ -415,11 +415,11 @@ def _counted(y: Array, weight: Any, filling: float = 0) -> Array:
 
 
 def _label_index(y: Array, n: int, k: int, weight: Any) -> Array:
-    """Return where in the raveled (k, n) logits each row's label stands."""
+    """Return the position of each row's label in the raveled (k, n) logits."""
     if y.dtype.kind not in "iu":
         raise TypeError(
             f"y: expected integer labels or rows of probabilities, got {y.dtype} of shape {y.shape}; "
-            "classes, y = np.unique(y, return_inverse=True) makes labels of whatever tells classes apart"
+            "classes, y = np.unique(y, return_inverse=True) makes labels from any values"
         )
     if len(y) != n:
         raise ValueError(f"y: expected {n} labels, one per row of the logits, got {len(y)}")

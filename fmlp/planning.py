@@ -1,10 +1,13 @@
-"""Planning: a recording as a Python function that repeats its calls into the same memory.
+"""Turn a recording into a plan: a Python function that repeats its calls in the same memory.
 
-Most arrays of a plan lie in memory that is allocated once, when the plan is made. Only what leaves it is made anew by
-each replay. These passes, none of which changes a bit, spare work: "needed" drops the calls whose results nobody reads,
-"reuse" gives memory to another array as soon as its last reader is done, "in_place" lets an element-wise result take
-the memory of an operand that dies, "joined" lets the parts of a vector be written where the vector will have them, and
-"numbers_first" works out numbers before arrays, so that more of what dies may be memory that the caller donated.
+Most arrays of a plan are in memory that is allocated once, when the plan is made; each replay allocates only its
+results. These passes save work without changing a bit:
+
+- "needed" drops calls whose results are not used;
+- "reuse" gives memory to another array after its last use;
+- "in_place" writes an element-wise result into the memory of an operand that is not used again;
+- "joined" writes the parts of a concatenated vector directly into the vector;
+- "numbers_first" computes numbers before arrays, so that more of the donated memory can be used.
 """
 
 from __future__ import annotations
@@ -24,38 +27,38 @@ __all__: list[str] = []
 PASSES = frozenset({"needed", "reuse", "in_place", "joined", "numbers_first"})
 
 _JOIN = concatenated.__wrapped__  # type: ignore[attr-defined]
-"""What is recorded of `tree.concatenated`, a primitive."""
+"""The function that a recorded call of `tree.concatenated`, a primitive, refers to."""
 
 MISS = object()
-"""What a replay returns that met another path than the recorded one, or an error."""
+"""The result of a replay that failed or would take another path than the recorded one."""
 
 
 @dataclass
 class Plan:
-    """``run(*arrays)`` repeats the calls; it takes over the memory of those arrays whose positions are in `taken`."""
+    """``run(*arrays)`` repeats the calls; it may overwrite the arrays whose positions are in `taken`."""
 
     run: Callable[..., Any]
     source: str
     nbytes: int
     taken: frozenset[int]
     checks: int = 2
-    """Replays still to be compared with the function itself."""
+    """The number of replays that are still to be compared with the function itself."""
 
 
 def planned(tape: Tape, inputs: dict[int, str], result: Any, donated: Iterable[int], passes: frozenset[str]) -> Plan:
-    """Plan a recording of `result`, given the names of its arguments, and those of them that may be written."""
+    """Plan a recording of `result`, given the names of its arguments and the arguments that may be overwritten."""
     return _Planner(tape, inputs, result, donated, passes).plan()
 
 
 @dataclass
 class _Constant:
-    """An array among the results that no call made: each replay returns a copy."""
+    """An array among the results that was not made by a call; each replay returns a copy."""
 
     array: Array
 
 
 class _Planner:
-    """Decides where each array of a recording lies, and writes the calls as source."""
+    """Decides where each array of a recording is stored, and writes the calls as source code."""
 
     def __init__(
         self, tape: Tape, inputs: dict[int, str], result: Any, donated: Iterable[int], passes: frozenset[str]
@@ -65,8 +68,8 @@ class _Planner:
         self.calls = self._numbers_first(calls) if "numbers_first" in passes else calls
         self.scope: dict[str, Any] = {"errstate": np.errstate, "MISS": MISS} | dict.fromkeys(inputs.values())
         self.nbytes = 0
-        self.memory: dict[int, Any] = {}  # by value: what lies in the plan's own memory
-        self.home = {value.root: value.root for value in self.values}  # by root: whose memory it takes over
+        self.memory: dict[int, Any] = {}  # by value: its array in the plan's own memory
+        self.home = {value.root: value.root for value in self.values}  # by root: the value whose memory it uses
         self.last: dict[int, int] = {}  # by home: the last call that reads or writes it
         for at, call in enumerate(self.calls):
             for i in (*call.operands, *call.results):
@@ -77,11 +80,11 @@ class _Planner:
         self.donated = {
             i for i in donated if not any(np.may_share_memory(self.values[i].array, array) for array in constants)
         }
-        # From this call on nothing can fail, so that donated memory may be written.
+        # From this call on nothing can fail, so donated memory may be overwritten.
         self.safe = max((at + 1 for at, call in enumerate(self.calls) if self._can_fail(call)), default=0)
 
     def plan(self) -> Plan:
-        """Run the passes and write the source."""
+        """Run the passes and make the plan."""
         if "in_place" in self.passes:
             self._take_over()
         homes = {self.home[self.values[i].root] for i in indices(self.result)}
@@ -96,7 +99,7 @@ class _Planner:
         return Plan(self.scope["plan"], source, self.nbytes, taken)
 
     def _placeable(self, call: Call) -> bool:
-        """Tell whether a call can write its result where it is told, bit for bit the same."""
+        """Tell whether a call can write the same bits into given memory."""
         f, name = call.f, name_of(call.f)
         if len(call.results) != 1 or not isinstance(self.values[call.results[0]].array, np.ndarray):
             return False
@@ -109,16 +112,16 @@ class _Planner:
         return name == ".copy()" or (name == ".astype()" and call.kwargs.keys() <= {"dtype", "copy"})
 
     def _can_fail(self, call: Call) -> bool:
-        """Tell whether a replay of the call may raise, or go another way."""
+        """Tell whether a replay of the call may raise an error or take another path."""
         return call.form == "guard" or "raise" in call.errors.values() or not self._sure(call)
 
     def _sure(self, call: Call) -> bool:
-        """Tell whether a call gives the shapes and dtypes that it gave."""
+        """Tell whether a call always gives the same shapes and dtypes."""
         known = isinstance(getattr(call.f, "__self__", call.f), np.ufunc) or name_of(call.f).strip(".()") in _SURE
         return call.form != "new" or known or self._placeable(call)
 
     def _needed(self, calls: list[Call]) -> list[Call]:
-        """Drop the calls whose results nobody reads, unless they may raise."""
+        """Drop the calls whose results are not used, unless they may raise an error."""
         values = {*indices(self.result)}
         memory, kept = {self.values[i].root for i in values}, []
         for call in reversed(calls):
@@ -132,7 +135,7 @@ class _Planner:
         return kept[::-1]
 
     def _numbers_first(self, calls: list[Call]) -> list[Call]:
-        """Move what is worked out from numbers alone to the front: it may fail, and donated memory waits for that."""
+        """Move calls that use only numbers to the front, because they may fail, and donated memory has to wait."""
         early = {i for i in self.inputs if not isinstance(self.values[i].array, np.ndarray)}
         first = []
         for call in calls:
@@ -150,9 +153,9 @@ class _Planner:
         return self.home[self.values[i].root]
 
     def _take_over(self) -> None:
-        """Let element-wise results take over the memory of an operand that nobody reads any more.
+        """Write element-wise results into the memory of an operand that is not used again.
 
-        It must be new memory for sure: a primitive may return an array that somebody else keeps.
+        That memory must certainly be new, because a primitive may return an array that is kept elsewhere.
         """
         new = {i for call in self.calls if call.form == "new" and self._sure(call) for i in call.results}
         for at, call in enumerate(self.calls):
@@ -171,7 +174,7 @@ class _Planner:
                     break
 
     def _joined(self) -> dict[int, tuple[int, int]]:
-        """Say which arrays lie within the vector that joins them, and from which number on."""
+        """Find the arrays that can be stored inside the vector that joins them, and their offsets in it."""
         within = {}
         for at, call in enumerate(self.calls):
             if call.f is _JOIN and call.results[0] in self.own:
@@ -185,7 +188,7 @@ class _Planner:
         return within
 
     def _allocate(self) -> None:
-        """Give each array of the plan's own its memory, and work out the views of it once."""
+        """Allocate memory for the plan's own arrays, and make their views once."""
         free: list[Array] = []
         blocks: dict[int, Array] = {}
 
@@ -223,7 +226,7 @@ class _Planner:
     # ------------------------------------------------------------------------------------- source
 
     def _source(self) -> str:
-        """Write the calls as source: those before `safe` within a try, since whatever goes wrong there, f will tell."""
+        """Write the calls as source; those before `safe` are in a try block, because f itself will raise any error."""
         head, tail = self._block(self.calls[: self.safe]), self._block(self.calls[self.safe :])
         tail.append(f"return {self._text(mapped(_Constant, self.result, np.ndarray))}")
         if not any(self.home[i] in self.donated for i in self.home if self.home[i] != i):
@@ -263,11 +266,11 @@ class _Planner:
         return f"{', '.join(f'v{i}' for i in call.results)}{several} = {self._expression(call)}"
 
     def _written(self, call: Call) -> bool:
-        """Tell whether a new array takes over the memory of another."""
+        """Tell whether a new array uses the memory of another."""
         return any(self.home.get(i, i) != i for i in call.results)
 
     def _write(self, call: Call, target: str) -> str:
-        """Write a call that writes its result where it is told."""
+        """Write a call that stores its result in `target`."""
         if call.f is operator.setitem:
             x, at, value = call.args
             return f"{self._text(x)}[{self._index(at)}] = {self._text(value)}"
@@ -279,7 +282,7 @@ class _Planner:
         return self._expression(call, *([] if name.endswith(".at") else [f"out={target}"]))
 
     def _write_joined(self, call: Call) -> str:
-        """Copy the parts of a vector that do not lie there already."""
+        """Copy the parts of a vector that are not stored in it already."""
         (vector,), start, copies = call.results, 0, []
         parts = [self._text(part) for part in call.args[0]]
         if not any(i in self.within for i in indices(call.args[0])):
@@ -317,7 +320,7 @@ class _Planner:
         return self._name(name if name.isidentifier() else "f", f)
 
     def _name(self, name: str, value: Any) -> str:
-        """Name a value of the source's scope."""
+        """Give a value a name in the scope of the source."""
         while self.scope.setdefault(name, value) is not value:
             name += "_"
         return name
@@ -331,7 +334,7 @@ class _Planner:
         return self._text(value)
 
     def _text(self, value: Any) -> str:
-        """Write an argument or a result, whose containers are made anew."""
+        """Write an argument or a result; its containers are built anew."""
         if type(value) is Ref:
             i = self._home(value.at) if value.at == self.values[value.at].root else value.at
             return self._name(f"v{i}", self.memory[i]) if i in self.memory else self.inputs.get(i, f"v{i}")
@@ -353,10 +356,10 @@ class _Planner:
 
 _SURE = {"all", "any", "argmax", "argmin", "max", "mean", "min", "prod", "sum"}
 _SURE |= {"asarray", "ones_like", "where", "zeros_like"}
-"""Functions and methods, besides ufuncs, that cannot fail if shapes and dtypes are as they were."""
+"""Functions and methods, besides ufuncs, that cannot fail if shapes and dtypes are the same."""
 
 _SEVERAL = {np.split, np.array_split, np.atleast_1d, np.broadcast_arrays}
-"""Functions that return a list, even of one."""
+"""Functions that return a list even for a single array."""
 
 
 def _layout(array: Any) -> tuple[Any, ...]:

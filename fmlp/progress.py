@@ -1,4 +1,4 @@
-"""The bar that shows how far a training has come. Whatever goes wrong with it or with stderr, the training goes on."""
+"""The progress bar of a training. If the bar or stderr fails, the training continues without it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["Bar", "progress_bar"]
 
 
 class Bar:
-    """Shows a training's progress, or nothing; the first thing that goes wrong with it ends it."""
+    """Shows a training's progress, or nothing; at its first error the bar disappears."""
 
     def __init__(self) -> None:
         self._bar: Any = None
 
     def begin(self, total: int | None, unit: str, initial: int) -> None:
-        """Draw it on stderr.
+        """Draw the bar on stderr.
 
-        It has a lock of its own and no monitor thread. Those of tqdm are shared with forked processes, which may be
-        killed while they hold the lock.
+        It has its own lock and no monitor thread, because forked processes share tqdm's lock and may be killed while
+        they hold it.
         """
         with self._trying():
             from tqdm import tqdm
@@ -33,46 +33,46 @@ class Bar:
                 _lock = threading.RLock()
 
                 def __del__(self) -> None:
-                    """Do nothing: `end` closes it."""
+                    """Do nothing, because `end` closes the bar."""
 
             stream = _Unbuffered(sys.stderr)
             self._bar = Own(total=total, initial=initial, unit=unit, dynamic_ncols=True, miniters=1, file=stream)
 
     def describe(self, text: str) -> None:
-        """Write text before the bar, when it is drawn next."""
+        """Set the text before the bar; it appears when the bar is drawn next."""
         if self._bar is not None:
             with self._trying():
                 self._bar.set_description(text, refresh=False)
 
     def update(self, steps: int = 1) -> bool:
-        """Count steps, and say whether the bar was drawn."""
+        """Count steps, and tell whether the bar was drawn."""
         if self._bar is not None:
             with self._trying():
                 return bool(self._bar.update(steps))
         return False
 
     def show(self, scores: dict[str, float]) -> None:
-        """Write scores behind the bar, when it is drawn next."""
+        """Set the scores behind the bar; they appear when the bar is drawn next."""
         if self._bar is not None:
             with self._trying():
                 _show(self._bar, scores)
 
     def note(self, now: Any, epochs: int) -> None:
-        """Show what training has reached, an `Epoch`."""
+        """Show the progress, an `Epoch`."""
         if now.step == 0:
             self.describe(f"epoch {min(now.epoch + 1, epochs)}/{epochs}")
         if now.measured or (now.step and self.update()):
             self.show(now.scores())
 
     def end(self) -> None:
-        """Leave it on the screen as it is."""
+        """Stop drawing, and leave the bar on the screen."""
         if self._bar is not None:
             with self._trying():
                 self._bar.close()
             self.drop()
 
     def drop(self) -> None:
-        """Draw nothing any more."""
+        """Stop drawing."""
         self._bar = None
 
     @contextmanager
@@ -85,7 +85,7 @@ class Bar:
 
 @contextmanager
 def progress_bar(shown: bool, total: int | None, unit: str, initial: int = 0) -> Iterator[Bar]:
-    """Draw a bar if it is to be `shown` and there is a stderr, but not in processes that are forked meanwhile."""
+    """Draw a bar if `shown` is true and there is a stderr, but not in processes that are forked meanwhile."""
     bar = Bar()
     with undone_in_children(bar.drop):
         try:
@@ -97,7 +97,7 @@ def progress_bar(shown: bool, total: int | None, unit: str, initial: int = 0) ->
 
 
 class _Unbuffered:
-    """A stream written past its buffer, where what it did not take would fail again when the program ends."""
+    """A stream that writes past its buffer, because text left in the buffer would fail again at the program's end."""
 
     def __init__(self, stream: Any) -> None:
         self.stream, self.raw = stream, getattr(getattr(stream, "buffer", None), "raw", None)
@@ -114,7 +114,7 @@ class _Unbuffered:
 
 
 def _show(bar: Any, scores: dict[str, float]) -> None:
-    """Write scores behind the bar, and where the line is short less before them, and loss=0.313/0.349 with val_loss."""
+    """Set the scores behind the bar; in narrow terminals shorten the bar, and pair scores: loss=0.313/0.349."""
     line = ", ".join(f"{name}={score:.3g}" if name == "lr" else f"{name}={score:.4f}" for name, score in scores.items())
     if bar.total and bar.ncols and len(line) > bar.ncols - 70:
         bar.bar_format = "{desc}{percentage:3.0f}%|{bar}| {remaining}{postfix}"

@@ -1,9 +1,9 @@
-"""Recording: which NumPy calls a function makes, as `fmlp.jit` needs to know to repeat them.
+"""Record the NumPy calls of a function, so that `fmlp.jit` can repeat them.
 
-While a function is recorded, stand-ins take the place of its arrays. A stand-in is no array: it knows NumPy's
-protocols, ``__array_ufunc__`` and ``__array_function__``, by which each call reaches the tape, and it refuses all
-that would turn it into an array or a number without the tape's knowledge. It carries the array that it stands for, so
-that the calls that are recorded are also made.
+While a function is recorded, stand-ins replace its arrays. A stand-in is not an array. It implements NumPy's protocols
+``__array_ufunc__`` and ``__array_function__``, which pass each call to the tape, and it refuses any other operation
+that would turn it into an array or a number. It also holds the actual array, so that calls are executed while they are
+recorded.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def primitive(f: F) -> F:
-    """Make a function one call of a plan, which records the call and not what happens inside.
+    """Make a function a single call of a plan: the call is recorded, and not the calls inside it.
 
-    It must be pure, and return an array, a number, or a tuple of them. A function needs this if it reads the values of
-    its arrays in Python, as `random.fold_in` reads a key's.
+    The function must be pure and return an array, a number, or a tuple of them. A function needs this decorator if it
+    reads values of its arrays in Python, as `random.fold_in` reads a key.
 
     >>> import math
     >>> from fmlp import jit
@@ -39,7 +39,7 @@ def primitive(f: F) -> F:
     array([0.25, 0.75])
     """
 
-    @functools.wraps(f, updated=())  # attributes of a class cannot all be pickled
+    @functools.wraps(f, updated=())  # if f is a class, its attributes cannot all be pickled
     def call(*args: Any, **kwargs: Any) -> Any:
         tape = _tape_of((*args, *kwargs.values()))
         return f(*args, **kwargs) if tape is None else tape.call(f, args, kwargs)
@@ -48,7 +48,7 @@ def primitive(f: F) -> F:
 
 
 def asarray(x: Any, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
-    """np.asarray that leaves a stand-in, which is an array already, as it is.
+    """Return np.asarray of `x`, but leave the stand-in of an array unchanged.
 
     >>> asarray([1, 2], np.float32)
     array([1., 2.], dtype=float32)
@@ -61,27 +61,27 @@ def asarray(x: Any, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
 
 
 class Refused(BaseException):
-    """Recording cannot go on. It is no `Exception`, so that no handler in the recorded function catches it."""
+    """Recording cannot continue. Not an `Exception`, so that no handler in the recorded function catches it."""
 
 
 class Ref(NamedTuple):
-    """What stands for an array in a recorded call: its place among the values of the tape."""
+    """A reference to an array in a recorded call: its position among the values of the tape."""
 
     at: int
 
 
 class Value(NamedTuple):
-    """An array that was met: `root` is the value whose memory it lies in, itself unless it is a view."""
+    """An array of a recording. `root` is the value that owns its memory: itself, unless it is a view."""
 
     array: Any
     root: int
 
 
 class Call(NamedTuple):
-    """A recorded call. Its `form` says what it does with memory.
+    """A recorded call. Its `form` tells how it uses memory.
 
-    "new": it returns new arrays. "view": it returns views of its operands. "into": it writes into its result, an array
-    made before. "guard": it checks that a value is as true or false as it was when the function read it.
+    "new" returns new arrays. "view" returns views of its operands. "into" writes into an existing array, its result.
+    "guard" checks that a value has the same truth as when the function read it.
     """
 
     form: str
@@ -96,16 +96,16 @@ class Call(NamedTuple):
 
 
 class Tape:
-    """The values and calls recorded so far, and `refusal`, why they do not make a plan."""
+    """The values and calls recorded so far, and `refusal`, the reason if they cannot become a plan."""
 
     def __init__(self, lines: bool = False) -> None:
-        self.lines = lines  # note for each call the line that makes it
+        self.lines = lines  # whether to note the line of each call
         self.values: list[Value] = []
         self.calls: list[Call] = []
         self.constants: list[tuple[Any, Any]] = []
         self.refusal = ""
         self.open = True
-        self.erred = False  # the function met an exception, and will perhaps not the next time
+        self.erred = False  # whether the function met an exception, which may not happen the next time
 
     def stand_in(self, array: Any, root: int | None = None) -> StandIn:
         """Make the stand-in of a new value."""
@@ -114,18 +114,18 @@ class Tape:
         return StandIn(self, index, array)
 
     def ref(self, x: StandIn) -> Ref:
-        """Return what stands for `x` in a call."""
+        """Return the reference to `x` in a call."""
         if x._tape is not self:
             raise self.refuse("uses an array of another recording")
         return Ref(x._index)
 
     def refuse(self, why: str, hint: str = "") -> Refused:
-        """Note why there will be no plan; only the first reason counts."""
+        """Note why there will be no plan; only the first reason is kept."""
         self.refusal = self.refusal or f"{_line()} {why}{hint and '; '}{hint}"
         return Refused(self.refusal)
 
     def close(self) -> None:
-        """End the recording, which fails if an array that is no stand-in, a constant of the plan, was written to."""
+        """End the recording; it fails if a plain array, which is a constant of the plan, was written to."""
         self.open = False
         if not self.refusal and not all(same_bits(array, copy) for array, copy in self.constants):
             self.refusal = "an array made in the function is used and then written to; write with out= or x[...] = y"
@@ -143,7 +143,7 @@ class Tape:
                 self._add("into", f, refs, settings, (target.at,))
                 out = kwargs.get("out")
                 return out[0] if type(out) is tuple else out
-            # The operands are locked, so that a function that writes to one, unknown to us, raises.
+            # The operands are read-only, so that a function that secretly writes to one raises an error.
             result = f(*mapped(_locked, operands, np.ndarray), **mapped(_locked, options, np.ndarray))
             arrays = result if isinstance(result, tuple | list) else [result]
             given = [*leaves((operands, options))]
@@ -156,7 +156,7 @@ class Tape:
         return self._recorded(f, refs, settings, result)
 
     def _target(self, f: Any, refs: Any, out: Any) -> Ref | None:
-        """Return the array that a call writes into, if it does."""
+        """Return the array that a call writes into, or None."""
         targets = [t for t in (out if type(out) is tuple else (out,)) if t is not None]
         if f is operator.setitem or (getattr(f, "__name__", "") == "at" and isinstance(f.__self__, np.ufunc)):
             targets = [refs[0]]
@@ -166,14 +166,14 @@ class Tape:
             raise self.refuse("writes into several arrays with one call")
         (target,) = targets
         if type(target) is not Ref:
-            raise self.refuse("writes into an array that it made itself", "make it from x, as np.zeros_like(x)")
+            raise self.refuse("writes into an array that it made itself", "make it from x, as in np.zeros_like(x)")
         if not self.values[target.at].array.flags.writeable:
             raise self.refuse("writes into an argument, or a read-only array", "work on a copy")
         return target
 
     def _recorded(self, f: Any, refs: Any, settings: dict[str, Any], result: Any) -> Any:
-        """Record a call that returned `result`, and return what stands for it."""
-        if type(result) is bool:  # such as np.array_equal: what it says is checked at each replay
+        """Record a call that returned `result`, and return its stand-in."""
+        if type(result) is bool:  # such as from np.array_equal; each replay checks it
             truth = self.stand_in(np.bool_(result))
             self._add("new", f, refs, settings, (truth._index,))
             return bool(truth)
@@ -196,7 +196,7 @@ class Tape:
         return type(result)(stand_ins) if many else stand_ins[0]
 
     def guard(self, x: StandIn) -> bool:
-        """Record that the function goes on as it does because `x` is true, or because it is false."""
+        """Record that the path of the function depends on whether `x` is true."""
         truth = bool(x._value)
         if self.open:
             self._add("guard", bool, (self.ref(x), truth), {}, ())
@@ -212,7 +212,7 @@ class Tape:
 
 
 class StandIn:
-    """What a function meets in place of an array, or of a number worked out from one, while it is recorded."""
+    """Replaces an array, or a number computed from arrays, while a function is recorded."""
 
     __slots__ = ("_index", "_tape", "_value")
     __hash__ = None  # type: ignore[assignment]
@@ -222,7 +222,7 @@ class StandIn:
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
-        """Let isinstance(x, np.ndarray) hold, as it holds for the array."""
+        """Make isinstance(x, np.ndarray) true if it is true for the array."""
         return type(self._value)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -278,17 +278,17 @@ and_ & bitwise_and, or_ | bitwise_or, xor ^ bitwise_xor
 """
 
 SYMBOLS: dict[Callable[..., Any], str] = {}
-"""How Python's operators are written."""
+"""The symbols of Python's operators."""
 
 
 def _operator(f: Any, ufunc: Any, kind: str) -> Callable[..., Any]:
-    """Make an operator of stand-ins: as it is, reflected ("r"), or in place ("i"). For arrays, NumPy calls a ufunc."""
+    """Make a stand-in's operator: normal (""), reflected ("r") or in place ("i"). For arrays, NumPy calls a ufunc."""
 
     def method(self: Any, *others: Any) -> Any:
         args = (*others, self) if kind == "r" else (self, *others)
         if not any(isinstance(x, np.ndarray) for x in args):
             return self._tape.call(f, args, {})
-        if f is operator.pow:  # x ** 2 is a square, and not np.power
+        if f is operator.pow:  # NumPy computes x ** 2 as a square, not with np.power
             power = self._tape.call(f, args, {})
             if kind != "i" or not isinstance(self, np.ndarray):
                 return power
@@ -305,7 +305,7 @@ for _name, _symbol, _ufunc in map(str.split, _TABLE.split(",")):
         setattr(StandIn, f"__{_kind}{_name.strip('_')}__", _operator(_f, getattr(np, _ufunc), _kind))
 
 _FIXED = {np.can_cast, np.iscomplexobj, np.isrealobj, np.ndim, np.result_type, np.shape, np.size}
-"""Functions that ask for shapes and dtypes, which are the same at each replay."""
+"""Functions that depend only on shapes and dtypes, which are the same at each replay."""
 
 
 @functools.cache
@@ -333,7 +333,7 @@ def name_of(f: Any) -> str:
 
 
 def mapped(f: Callable[[Any], Any], value: Any, kind: type = StandIn) -> Any:
-    """Apply `f` to the leaves of one kind in nested arguments or results."""
+    """Apply `f` to the leaves of type `kind` in nested arguments or results."""
     if type(value) is kind:
         return f(value)
     if type(value) is dict:
@@ -345,7 +345,7 @@ def mapped(f: Callable[[Any], Any], value: Any, kind: type = StandIn) -> Any:
 
 
 def unwrapped(value: Any) -> Any:
-    """Put the arrays themselves in place of their stand-ins."""
+    """Replace stand-ins by their arrays."""
     return mapped(lambda x: x._value, value)
 
 
@@ -415,7 +415,7 @@ def _frames() -> Iterator[FrameType]:
 
 
 def _line() -> str:
-    """Name the line that is at work, and the innermost one outside of fmlp if it is another."""
+    """Name the current line, and the innermost line outside of fmlp if that is a different one."""
     frames = [f for f in _frames() if f"{os.sep}numpy{os.sep}" not in f.f_code.co_filename]
     own = [f for f in frames if not f.f_code.co_filename.startswith(_PACKAGE)]
     lines = [f"{f.f_code.co_filename}:{f.f_lineno}, in {f.f_code.co_qualname}" for f in frames[:1] + own[:1]]
@@ -423,7 +423,7 @@ def _line() -> str:
 
 
 def _place() -> str:
-    """Name the place in the network, ``dense_3``, or else the function that a call comes from."""
+    """Name the layer that a call comes from, such as ``dense_3``, or else the function."""
     function, layers = "", []
     for frame in _frames():
         names_layers, public = _role(frame.f_code)
@@ -435,14 +435,14 @@ def _place() -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _role(code: CodeType) -> tuple[bool, str]:
-    """Tell whether a function is a combinator's, which names its layers, and its public name."""
+    """Tell whether a function belongs to a combinator, which names its layers; also return its public name."""
     head = code.co_qualname.split(".")[0]
     own = code.co_filename.startswith(_PACKAGE) and "name" in code.co_varnames and "children" in code.co_freevars
     return own, "" if head.startswith(("_", "<")) else code.co_name if head == code.co_qualname else head
 
 
 class _Silent:
-    """Takes the messages of a mode of NumPy's errors that nobody sets: whatever else is set, the function has set."""
+    """Ignores NumPy's messages in mode "log", which nobody uses: any other mode was set by the recorded function."""
 
     def write(self, message: str) -> None:
         """Take a message."""
@@ -453,16 +453,17 @@ def _settings() -> dict[str, Any]:
 
 
 def recorded(f: Callable[..., Any], args: Any, kwargs: Any, lines: bool = False) -> tuple[Tape, list[int], Any]:
-    """Record ``f(*args, **kwargs)``: the tape, the values of the arrays among the arguments, and of the result.
+    """Record ``f(*args, **kwargs)``; return the tape, the positions of the arguments' arrays, and the result.
 
-    If the function could not be recorded, `Tape.refusal` says why, and the result is None.
+    The result holds references to values of the tape. If the function could not be recorded, `Tape.refusal` gives the
+    reason, and the result is None.
     """
     tape, inputs = Tape(lines), []
 
     def stand_in(value: Any) -> Any:
         if isinstance(value, np.ndarray | np.generic):
             inputs.append(len(tape.values))
-            return tape.stand_in(_locked(value))  # arguments are not written to
+            return tape.stand_in(_locked(value))  # read-only, because no call may write to an argument
         if type(value) is dict:
             return {name: stand_in(child) for name, child in value.items()}
         if isinstance(value, tuple | list):

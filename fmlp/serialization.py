@@ -1,7 +1,7 @@
-"""Parameters in a file: npz with one array for each leaf, named by its path. No pickle, ever.
+"""Parameters in an npz file with one array for each leaf, named by its path, and never any pickle.
 
-Any program that reads npz can read the file: ``np.load(path)["dense_0/w"]``. What reads and writes zip files is
-imported when it is used: it would take a tenth of the time of ``import fmlp``.
+Any program that reads npz can read the file: ``np.load(path)["dense_0/w"]``. Functions import `zipfile` and `json` when
+they need them, because these would take a tenth of the time of ``import fmlp``.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ _METADATA = "__metadata__"
 def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any] | None = None) -> None:
     """Write a tree of arrays to an npz file, atomically: the old file stays until the new one is complete.
 
-    `metadata`, a dict that JSON can hold, travels in the file; `load_metadata` reads it, and finds a list where there
-    was a tuple, and a Python number where there was one of NumPy's. The leaves are numbers, strings, booleans or arrays
-    of them. The file is written under the very name given, or where that leads to if it is a link.
+    The leaves are numbers, strings, booleans or arrays of them. `metadata`, a dict that JSON can hold, is stored in the
+    file; `load_metadata` reads it, with tuples as lists and NumPy's numbers as Python's. The file gets exactly the name
+    given, without an added suffix; if that is a link, its target is replaced.
 
-    Raises ValueError or TypeError for a tree without leaves, with keys that hold ``/`` or are ``.`` or ``..``, or with
-    leaves of objects, for a `FitResult` instead of its parameters, for metadata that JSON cannot hold or whose keys it
-    would make strings, and for a path that is a folder. FileNotFoundError when its folder is not there.
+    Raises ValueError or TypeError for a tree without leaves, with keys that contain ``/`` or are ``.`` or ``..``, or
+    with leaves that are other objects; for a `FitResult` in place of its parameters; for metadata that JSON cannot hold
+    or with keys that are not strings; and for a path that is a folder. Raises FileNotFoundError when the folder of the
+    path does not exist.
 
     >>> import tempfile
     >>> file = tempfile.mkdtemp() + "/model.npz"
@@ -58,7 +59,7 @@ def save(path: str | os.PathLike[str], params: Tree, *, metadata: dict[str, Any]
 
 
 def named(params: Tree) -> dict[str, Array]:
-    """Return the leaves as arrays by their paths; raises what `save` raises."""
+    """Return the leaves as arrays, by path; raises the errors of `save`."""
     if {"params", "history"} <= {*getattr(params, "_fields", ())}:
         raise TypeError(f"params: expected a tree of arrays, got a {type(params).__name__}; pass result.params")
     arrays = {}
@@ -78,13 +79,14 @@ def named(params: Tree) -> dict[str, Array]:
 def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
     """Read a tree of arrays from an npz file.
 
-    With `like`, the result has its structure, and every leaf its shape and dtype; without, it is nested dicts by path,
-    in this machine's byte order.
+    With `like`, the result has the structure of `like`, and each leaf the shape and dtype of the leaf there. Without
+    it, the result is nested dicts, by path, in this machine's byte order.
 
-    Raises FileFormatError, a ValueError, when the file is no readable npz of numbers and strings, is damaged, has a
-    name twice or one like ``../w``, or unpacks to more than 64 MiB and 100 times its size (`save` does not compress);
-    or, naming every missing, extra or mis-shaped leaf, when it does not fit `like`, as when a number is too large for
-    its dtype or a string too long. FileNotFoundError when there is none.
+    Raises FileFormatError, a ValueError, when the file is not a readable npz file of numbers and strings, is damaged,
+    has a name twice or a name like ``../w``, or unpacks to more than 64 MiB and 100 times its size (`save` does not
+    compress). The same error, naming every missing, extra or misshapen leaf, is raised when the file does not fit
+    `like`, which includes numbers too large and strings too long for their dtype. Raises FileNotFoundError when there
+    is no file.
     """
     arrays = read_npz(checked_path("path", path))
     arrays.pop(_METADATA, None)
@@ -92,9 +94,9 @@ def load(path: str | os.PathLike[str], like: Tree = None) -> Tree:
 
 
 def load_with_metadata(path: str | os.PathLike[str], like: Tree = None) -> tuple[Tree, dict[str, Any]]:
-    """Return what `load` and `load_metadata` return, both of one moment, even if the file is replaced meanwhile.
+    """Return what `load` and `load_metadata` return, both from one version of a file that is replaced meanwhile.
 
-    Raises what these raise.
+    Raises the errors of `load`.
 
     >>> import tempfile
     >>> file = tempfile.mkdtemp() + "/model.npz"
@@ -108,7 +110,7 @@ def load_with_metadata(path: str | os.PathLike[str], like: Tree = None) -> tuple
 
 
 def unnamed(arrays: dict[str, Array], like: Tree, path: str | os.PathLike[str]) -> Tree:
-    """Return the tree of the arrays out of the file at `path`; raises what `load` raises."""
+    """Return the tree made of the arrays in the file at `path`; raises the errors of `load`."""
     with reading(path, "parameters"):
         nested = _nested(arrays)
     if like is None:
@@ -132,7 +134,7 @@ def unnamed(arrays: dict[str, Array], like: Tree, path: str | os.PathLike[str]) 
 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the metadata that `save` put into the file; raises what `load` raises."""
+    """Read the metadata that `save` stored in the file; raises the errors of `load`."""
     return _parsed(read_npz(checked_path("path", path), only=_METADATA).get(_METADATA), path)
 
 
@@ -154,17 +156,17 @@ def _as_python(value: Any) -> Any:
 
 
 def _check_keys(value: Any, path: str) -> None:
-    """Refuse keys that JSON would make strings: who looks for them in what was loaded would not find them."""
+    """Refuse keys that JSON would turn into strings, because they would not be found after loading."""
     for key, child in value.items() if isinstance(value, dict) else ():
         if not isinstance(key, str):
-            raise TypeError(f"{path}: expected strings as keys, for JSON has no others, got {key!r}; store str(key)")
+            raise TypeError(f"{path}: expected strings as keys, as JSON has no others, got {key!r}; store str(key)")
         _check_keys(child, f"{path}/{key}")
     for i, child in enumerate(value if isinstance(value, list | tuple) else ()):
         _check_keys(child, f"{path}/{i}")
 
 
 def _nested(arrays: dict[str, Any]) -> dict[str, Any]:
-    """Build nested dicts by path; raises ValueError for a path that no tree has or that leads out of a folder."""
+    """Build nested dicts by path; raises ValueError for a path that cannot be in a tree or leads out of a folder."""
     nested: dict[str, Any] = {}
     for name, array in arrays.items():
         *parents, last = keys = name.split("/")
@@ -182,7 +184,7 @@ def _nested(arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_npz(file: IO[bytes], arrays: dict[str, Any]) -> None:
-    """Write arrays of any name, and raise what cuts it short; `np.savez` does neither."""
+    """Write arrays of any name, and raise any error that interrupts it; `np.savez` does neither."""
     import zipfile
 
     archive = None
@@ -194,4 +196,4 @@ def write_npz(file: IO[bytes], arrays: dict[str, Any]) -> None:
         archive.close()
     finally:
         if archive is not None:
-            archive.fp = None  # cut short within a member, it could not be closed, and the error would hide the cause
+            archive.fp = None  # an interrupted archive cannot be closed; that error would hide the cause

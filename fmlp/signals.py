@@ -1,4 +1,4 @@
-"""How a training behaves among other processes: what signals do to it, and what the processes that it forks inherit."""
+"""Handle signals during training, and clean up in processes that are forked meanwhile."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _UNDO: list[Callable[[], None]] = []
 
 @contextmanager
 def undone_in_children(undo: Callable[[], None]) -> Iterator[None]:
-    """Have every process that is forked within the block call `undo` first."""
+    """Make every process that is forked within the block call `undo` first."""
     _UNDO.append(undo)
     try:
         yield
     finally:
-        with suppress(ValueError):  # in the child itself, which has undone it
+        with suppress(ValueError):  # in the child process, which has already undone it
             _UNDO.remove(undo)
 
 
@@ -35,42 +35,42 @@ if hasattr(os, "register_at_fork"):
 
 
 class Interrupted(KeyboardInterrupt):
-    """All ranks stop after this step because one of them got a signal."""
+    """All ranks stop after this step, because one of them received a signal."""
 
 
 class Interrupts:
-    """End a training in good order on any of `signals`, and on Ctrl-C.
+    """End a training cleanly on any of `signals`, and on Ctrl-C.
 
-    In one process the first signal raises KeyboardInterrupt within `raising`. With `barrier`, the one of several ranks,
-    it is only noted, for all of them to stop after the same step, and a second signal ends the process at once, even
-    one that waits for another rank.
+    In a single process, the first signal raises KeyboardInterrupt within `raising`. On several ranks, whose barrier is
+    `barrier`, the first signal is only noted, so that all ranks stop after the same step. A second signal ends the
+    process at once, even if it is waiting for another rank.
 
-    A signal that was ignored stays ignored. One whose handler is C code, which Python cannot put back, stays with that.
-    Forked processes have the handlers from before. Outside the main thread signals do what they always do.
+    Ignored signals stay ignored. A handler written in C stays in place, because Python could not restore it. Forked
+    processes get the old handlers back. Outside the main thread, signals keep their usual effect.
     """
 
     noted: int | None = None
     """The last signal."""
     stopped: bool = False
-    """Whether the training was ended."""
+    """Whether a signal has stopped the training."""
 
     def __init__(self, *signals: int, barrier: Callable[[], object] | None = None) -> None:
         self._signals, self._barrier, self._raises = signals, barrier, False
 
     def __call__(self) -> bool:
-        """Say whether there was a signal."""
+        """Tell whether there was a signal."""
         return self.noted is not None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle the signals, and afterwards let them do what they did before: a SIGTERM is passed on to that.
+        """Handle the signals within the block, then restore the old handlers and raise a noted SIGTERM again.
 
-        If there was no error, a rank first waits for the others, so that none is ended while rank 0 still writes.
+        Without an error, a rank first waits for the others, so that no rank ends while rank 0 is still writing.
         """
         self.noted, self._handlers = None, dict[int, Any]()
         with undone_in_children(self._restore):
             try:
-                if threading.current_thread() is threading.main_thread():  # no other may set a handler
+                if threading.current_thread() is threading.main_thread():  # only this thread may set handlers
                     for number in self._signals:
                         if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN):
                             self._handlers[number] = handler
@@ -85,17 +85,17 @@ class Interrupts:
 
     @contextmanager
     def stopping(self) -> Iterator[None]:
-        """Leave the block, and note that the training was stopped, when it is interrupted."""
+        """Leave the block when it is interrupted, and note that the training was stopped."""
         try:
             yield
         except KeyboardInterrupt as error:
-            if self._barrier and not isinstance(error, Interrupted):  # one rank's own is an error
+            if self._barrier and not isinstance(error, Interrupted):  # an interrupt of a single rank is an error
                 raise
             self.stopped = True
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """Let a first signal to one process raise KeyboardInterrupt within the block."""
+        """In a single process, let the first signal raise KeyboardInterrupt within the block."""
         self._raises = self._barrier is None
         try:
             self.check()
@@ -104,13 +104,13 @@ class Interrupts:
             self._raises = False
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt for a signal from before the block, or whose KeyboardInterrupt a callback caught."""
+        """Raise KeyboardInterrupt for a signal that came before the block or that a callback has caught."""
         if self._raises and self.noted is not None:
             raise KeyboardInterrupt
 
     def _note(self, number: int, frame: object) -> None:
         first, self.noted = self.noted is None, number
-        if self._barrier:  # a handler in Python would wait for as long as MPI does
+        if self._barrier:  # a Python handler would not run while MPI waits, so the second signal gets the default
             for each in self._handlers:
                 signal.signal(each, signal.SIG_DFL)
         elif first and self._raises:

@@ -1,6 +1,7 @@
-"""What `train` may be besides True: a `Calibration`, or a `Shard`, one rank's part of a batch. Both are true.
+"""Statistics of a batch, and the two objects that `train` may be besides a bool: `Calibration` and `Shard`.
 
-BatchNorm and Dropout, for which a batch is more than its rows, ask them what to do; other layers need not know.
+Both are true. Only BatchNorm and Dropout use them, because their results depend on the whole batch and not on each row
+alone.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from fmlp.tree import Array, Tree
 __all__ = ["Calibration", "Shard", "mean_of", "of_batch", "over_batch", "pooled", "standardized", "sum_of_rows"]
 
 BLOCK = 1024
-"""Rows that are added up before others are, and whose masks come from one stream where a batch is cut into parts."""
+"""The number of rows in a block. Sums are added up block by block; Dropout draws a block's mask from one stream."""
 
 TINY = 1e-37
-"""The least eps, which float32 still tells from 0: where the variance is 0, it keeps 0 / 0 away."""
+"""The smallest eps, still above 0 in float32, so that a variance of 0 does not give 0 / 0."""
 
 
 class Shard:
-    """What `fmlp.distributed` passes as `train`: it is true, and says that the rows are one rank's part of a batch.
+    """The `train` that `fmlp.distributed` passes: true, and the rows are one rank's part of a batch.
 
-    The parts follow each other in the order of the ranks of `comm`. BatchNorm normalizes by the moments of the whole
-    batch, and Dropout draws those rows of the whole batch's mask that belong to this part.
+    The parts are in the order of the ranks of `comm`. BatchNorm normalizes with the moments of the whole batch, and
+    Dropout draws the rows of the whole batch's mask that belong to this part.
     """
 
     def __init__(self, comm: Any, rows: int, start: int | None = None) -> None:
@@ -43,7 +44,7 @@ class Shard:
         return stacked
 
     def standardized(self, x: Array, eps: float) -> tuple[Array, Array, Array, Array, int]:
-        """Return z, r, mean and var as `standardized` does, and the number of rows, all of the whole batch."""
+        """Return this part's z, and r, mean, var and the number of rows of the whole batch, as `of_batch` does."""
         width = x.shape[1]
         own = np.zeros(2 * width + 1)
         if len(x):
@@ -61,7 +62,7 @@ class Shard:
         return z, r.astype(x.dtype), mean.astype(x.dtype), var.astype(x.dtype), int(n.sum())
 
     def bernoulli(self, key: Key, p: float, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-        """Draw this part's rows of what the whole batch draws: each 1,024 rows of that have a stream of their own."""
+        """Draw this part's rows of the whole batch's mask, in which each block of 1,024 rows has its own stream."""
         if self.start is None:
             self.start = int(self.gather(np.array(self.rows))[: self.comm.rank].sum())
         first, last = self.start // BLOCK, (self.start + shape[0] - 1) // BLOCK
@@ -74,21 +75,21 @@ class Shard:
 
 
 class Calibration:
-    """What `fmlp.calibrate` passes as `train`: it is true, turns dropout off, and gathers BatchNorm's moments."""
+    """The `train` that `fmlp.calibrate` passes: true, but it turns dropout off and collects BatchNorm's moments."""
 
     def __init__(self, shard: Shard | None = None) -> None:
         self.moments: list[tuple[Tree, Array, Array, int]] = []
         self.shard = shard
 
     def record(self, params: Tree, mean: Array, var: Array, rows: int) -> None:
-        """Note one batch's mean and variance, and over how many rows, for the layer that holds `params`."""
+        """Note the mean, variance and number of rows of one batch for the layer that holds `params`."""
         self.moments.append((params, mean, var, rows))
 
 
 def of_batch(x: Array, eps: float, train: Any) -> tuple[Array, Array, Array, Array, int]:
-    """Return z, r, mean and var as `standardized` does, and the number of rows, all of the whole batch.
+    """Return z, r, mean and var as `standardized` does, and the number of rows, all for the whole batch.
 
-    `x` and z are (rows, n), r, mean and var (n,). Raises ValueError for a batch of fewer than two rows.
+    `x` and z have shape (rows, n); r, mean and var have shape (n,). Raises ValueError for fewer than two rows.
     """
     if shard := _shard(train):
         return shard.standardized(x, eps)
@@ -99,7 +100,7 @@ def of_batch(x: Array, eps: float, train: Any) -> tuple[Array, Array, Array, Arr
 
 
 def over_batch(train: Any, *sums: Array) -> Any:
-    """Add up what the parts of a batch have of some sums, all of one shape."""
+    """Add up sums, all of one shape, over the parts of a batch."""
     shard = _shard(train)
     return shard.gather(np.stack(sums)).sum(0) if shard else sums
 
@@ -109,10 +110,10 @@ def _shard(train: Any) -> Shard | None:
 
 
 def pooled(means: Array, variances: Array, rows: Array) -> tuple[Array, Array]:
-    """Return mean and variance of all rows, given those of parts and how many rows each has."""
+    """Return the mean and variance of all rows, given the means, variances and row counts of parts."""
     means, variances, rows = (np.asarray(a, np.float64) for a in (means, variances, rows))
     base = means[rows.argmax()]
-    mean = base + rows @ (means - base) / rows.sum()  # exact where all are the same
+    mean = base + rows @ (means - base) / rows.sum()  # exact if all means are equal
     with np.errstate(over="ignore"):
         return mean, rows @ (variances + (means - mean) ** 2) / rows.sum()
 
@@ -120,7 +121,7 @@ def pooled(means: Array, variances: Array, rows: Array) -> tuple[Array, Array]:
 def standardized(x: Array, axis: Literal[0, -1], eps: Any) -> tuple[Array, Array, Array, Array]:
     """Return ``z = (x - mean) r``, ``r = 1 / √(var + eps)``, mean and var along `axis`, which is kept.
 
-    float16 is worked out in float32: its sums and squares soon overflow.
+    float16 is computed in float32, because its sums and squares soon overflow.
     """
     if x.dtype == np.float16:
         return narrowed(standardized(x.astype(np.float32), axis, eps))  # type: ignore[no-any-return]
@@ -136,7 +137,7 @@ def standardized(x: Array, axis: Literal[0, -1], eps: Any) -> tuple[Array, Array
 @np.errstate(over="raise")
 def _in_range(x: Array, axis: Literal[0, -1], eps: Any) -> tuple[Array, Array, Array, Array]:
     first = x[:1] if axis == 0 else x[..., :1]
-    z = x - first  # seen from one of its own, a constant is exactly 0
+    z = x - first  # a constant column becomes exactly 0
     shift = mean_of(z, axis)
     z -= shift
     var = mean_of(np.square(z), axis)
@@ -160,7 +161,7 @@ def rms_normalized(x: Array, eps: float) -> tuple[Array, Array]:
 
 
 def mean_of(x: Array, axis: Literal[0, -1]) -> Array:
-    """x.mean(axis, keepdims=True), several times faster on small arrays."""
+    """Return ``x.mean(axis, keepdims=True)``, several times faster on small arrays."""
     mean: Array = sum_of_rows(x)[None] if axis == 0 else np.add.reduce(x, axis, keepdims=True)
     mean /= x.shape[axis]
     return mean
@@ -169,7 +170,7 @@ def mean_of(x: Array, axis: Literal[0, -1]) -> Array:
 def sum_of_rows(x: Array, add: Callable[[Array], Array] = lambda x: np.add.reduce(x, -2)) -> Array:
     """Return ``x.sum(0)`` of (rows, n), added up in blocks, so that the rounding error does not grow with the rows.
 
-    `add` sums over the last axis but one.
+    `add` sums over the second-to-last axis.
     """
     while len(x) > BLOCK:
         whole = len(x) - len(x) % BLOCK
@@ -178,7 +179,7 @@ def sum_of_rows(x: Array, add: Callable[[Array], Array] = lambda x: np.add.reduc
 
 
 def times_ones(x: Array) -> Array:
-    """Add up as a product with ones, several times faster than adding."""
+    """Sum by a product with ones, which is several times faster than adding."""
     total: Array = np.dot(_ones(len(x), x.dtype), x) if x.ndim == 2 else _ones(x.shape[1], x.dtype) @ x
     return total
 

@@ -1,4 +1,4 @@
-"""The structure of a network: what made each layer, with what settings, and of what shapes its parameters are."""
+"""The structure of a network: each layer's constructor, its settings, and the shapes of its parameters."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["activation_of", "constructor_of", "inferred"]
 
 
 def inferred(layer: Layer, shape: Shape) -> tuple[Shape, Tree]:
-    """Return the output's shape, and parameters of the shapes that a layer has, for examples of a shape."""
+    """Return a layer's output shape, and parameters of the right shapes, for examples of `shape`."""
     return layer.init(random.key(0), shape)
 
 
 def constructor_of(layer: Layer) -> str | None:
-    """Name the constructor of `fmlp.layers` that made a layer: "Dense", "Activation", "serial"; None for others.
+    """Name the constructor in `fmlp.layers` that made a layer, such as "Dense" or "serial"; None for custom layers.
 
-    With `settings` and `children` of its `apply`, and the parameters, that is all there is to know about a layer.
+    Together with the `settings` and `children` of its `apply`, and its parameters, this describes a layer completely.
     """
     f = layer.apply
     own = isinstance(f, Differentiable) and f.__module__ == "fmlp.layers"
@@ -28,9 +28,9 @@ def constructor_of(layer: Layer) -> str | None:
 
 
 def activation_of(layer: Layer, place: str) -> tuple[str, dict[str, Any]]:
-    """Return the name in `activations.table` and all settings of the function of a layer that `Activation` made.
+    """Return the name in `activations.table`, and all settings, of the function in a layer made by `Activation`.
 
-    Raises TypeError, which names the layer's `place`, for a function of another make.
+    Raises TypeError, naming the layer's `place`, for a function that is not in the table.
     """
     import inspect
 

@@ -1,8 +1,8 @@
-"""Nested containers of arrays (pytrees), and the few functions that walk them.
+"""Nested containers of arrays (pytrees), and functions that walk them.
 
-A *tree* is a leaf, or a dict, list, tuple, namedtuple or None whose children are trees. None has no
-leaves. Everything else is a leaf: an array, or a scalar. Leaves come in one order everywhere: dicts by
-sorted key, sequences by position, as in JAX, so that two equal trees line up however they were built.
+A *tree* is a leaf, or a dict, list, tuple, namedtuple or None whose children are trees. None has no leaves. Everything
+else, an array or a scalar, is a leaf. The order of the leaves is always the same: dicts by sorted key, sequences by
+position, as in JAX. Two equal trees therefore line up, however they were built.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree: ...
 def map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     """Apply `f` to the leaves of one or more trees of the same structure.
 
-    Returns a new tree of that structure with leaves ``f(leaf, *rest_leaves)``.
+    Returns a new tree of the same structure with leaves ``f(leaf, *rest_leaves)``.
 
-    Raises ValueError where the structures differ, and names the path; TypeError when `f` is no function.
+    Raises ValueError, naming the path, when the structures differ; TypeError when `f` is not a function.
 
     >>> map(lambda a, b: a + b, {"w": 1, "b": [2, 3]}, {"w": 10, "b": [20, 30]})
     {'w': 11, 'b': [22, 33]}
@@ -47,7 +47,7 @@ def _map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
         for other in rest:
             if not _is_dict(other) or other.keys() != tree.keys():
                 raise _mismatch(tree, other)
-        if len(rest) == 1:  # two trees, as parameters and updates are: spares two thirds of the overhead
+        if len(rest) == 1:  # for two trees, such as parameters and updates, this saves two thirds of the overhead
             other = rest[0]
             return {
                 key: f(child, mate)
@@ -88,7 +88,7 @@ def leaves(tree: Tree) -> list[Any]:
 def paths(tree: Tree) -> list[str]:
     """List the leaves' paths in the order of `leaves`: keys and positions joined by ``/``.
 
-    Raises TypeError for a dict key that is no string, ValueError for one that is empty or holds a ``/``.
+    Raises TypeError for a dict key that is not a string, ValueError for a key that is empty or contains a ``/``.
 
     >>> paths({"dense_0": {"w": 1, "b": 2}, "rest": [3, 4]})
     ['dense_0/b', 'dense_0/w', 'rest/0', 'rest/1']
@@ -97,16 +97,16 @@ def paths(tree: Tree) -> list[str]:
 
 
 def named_leaves(tree: Tree) -> Iterator[tuple[str, Any]]:
-    """Yield each leaf with its path, which is "the only leaf" where it has none."""
+    """Yield each leaf with its path, or "the only leaf" if the tree is a leaf itself."""
     for path, leaf in zip(paths(tree), leaves(tree), strict=True):
         yield path or "the only leaf", leaf
 
 
 def broadcast(prefix: Tree, tree: Tree) -> Tree:
-    """Spread the leaves of `prefix`, a tree that may end early, over all leaves of `tree` below them.
+    """Copy each leaf of `prefix`, a tree that may be shallower, to all leaves of `tree` below it.
 
-    Where `tree` has None the result has None, whatever `prefix` has there. Raises ValueError where the structures
-    differ otherwise, and names the path.
+    Where `tree` has None, the result has None. Raises ValueError, naming the path, when the structures differ
+    otherwise.
 
     >>> broadcast({"dense": True, "norm": [False, True]}, {"dense": {"w": 1, "b": 2}, "norm": [3, None]})
     {'dense': {'w': True, 'b': True}, 'norm': [False, None]}
@@ -128,12 +128,11 @@ def broadcast(prefix: Tree, tree: Tree) -> Tree:
 
 
 def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
-    """Concatenate all leaves into one vector, and return it with the way back.
+    """Concatenate all leaves into one vector, and return it with a function that reverses this.
 
     Returns ``(vector, unravel)``: `vector` has shape (size(tree),) and the leaves' common dtype;
-    ``unravel(vector)`` gives a tree of the same structure whose leaves are views into the vector given, in
-    its dtype. Raises ValueError when `unravel` gets a vector of another length, TypeError for leaves that are no
-    numbers.
+    ``unravel(vector)`` returns a tree of the same structure whose leaves are views into its argument and have its
+    dtype. Raises TypeError for leaves that are not numbers; `unravel` raises ValueError for a vector of another length.
 
     >>> vector, unravel = ravel({"b": np.zeros(2), "w": np.ones((2, 2))})
     >>> vector
@@ -170,9 +169,9 @@ def concatenated(arrays: list[Array], dtype: npt.DTypeLike) -> Array:
 
 
 def aligned(n: int, dtype: npt.DTypeLike) -> Array:
-    """Allocate a vector, not initialized, that starts a cache line: NumPy's AVX-512 loops run twice as fast on such."""
+    """Allocate an uninitialized vector that starts at a cache line, where NumPy's AVX-512 loops run twice as fast."""
     dtype = np.dtype(dtype)
-    if dtype.hasobject:  # raw memory holds no Python objects: using it as such would crash the interpreter
+    if dtype.hasobject:  # treating raw memory as Python objects would crash the interpreter
         raise TypeError(f"dtype: expected numbers, got {dtype}")
     memory = np.empty(n * dtype.itemsize + 64, np.uint8)
     start = -memory.__array_interface__["data"][0] % 64
@@ -180,7 +179,7 @@ def aligned(n: int, dtype: npt.DTypeLike) -> Array:
 
 
 def unflatten(like: Tree, leaves: Iterable[Any]) -> Tree:
-    """Rebuild a tree with the structure of `like` from leaves in the order of `leaves`.
+    """Build a tree with the structure of `like` from leaves in the order of `tree.leaves`.
 
     Raises ValueError when there are too few or too many leaves.
 
@@ -234,7 +233,7 @@ def _is_dict(tree: Tree) -> bool:
 
 
 def _no_numbers(tree: Tree) -> TypeError:
-    """Name the first leaf that holds none."""
+    """Make an error that names the first leaf that does not hold numbers."""
     values = leaves(tree)
     i = next(i for i, leaf in enumerate(values) if np.asarray(leaf).dtype.kind not in "fiubc")
     return TypeError(f"{paths(tree)[i] or 'tree'}: expected an array of numbers, got {given(values[i])}")
@@ -244,7 +243,7 @@ def _collect(tree: Tree, found: list[Any]) -> None:
     if type(tree) is dict or _is_dict(tree):
         for key in sorted(tree):
             child = tree[key]
-            if type(child) is np.ndarray:  # spares a call
+            if type(child) is np.ndarray:  # saves a call
                 found.append(child)
             else:
                 _collect(child, found)
@@ -272,7 +271,7 @@ def _paths(tree: Tree, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 
 
 def _fill(tree: Tree, values: Iterator[Any]) -> Tree:
-    """Rebuild `tree` with its leaves taken in turn from `values`."""
+    """Rebuild `tree`, taking its leaves from `values` in order."""
     if type(tree) is dict or _is_dict(tree):
         filled = dict(tree)  # keeps the order of the keys
         for key in sorted(tree):
@@ -291,14 +290,14 @@ def _rebuild(like: Any, children: list[Any]) -> Any:
 
 
 class _MismatchError(ValueError):
-    """A ValueError whose path grows as it rises through the tree."""
+    """A ValueError whose path gets longer as the error rises through the tree."""
 
     def __init__(self, path: str, what: str) -> None:
         super().__init__(f"{path or 'tree'}: {what}")
         self.path, self.what = path, what
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let it come back from another process."""
+        """Make it picklable, so that it can come back from another process."""
         return type(self), (self.path, self.what)
 
 

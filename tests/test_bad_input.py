@@ -805,7 +805,7 @@ TABLE = {
         ("arrays as metadata", lambda: fmlp.save(FILES / "m.npz", W, metadata=METADATA), TypeError,
          "metadata: expected a dict that JSON can hold: … ndarray"),
         ("integers as keys of metadata", lambda: fmlp.save(FILES / "m.npz", W, metadata={"codes": [{3: "a"}]}),
-         TypeError, "metadata/codes/0: expected strings as keys, for JSON has no others, got 3; store str(key)"),
+         TypeError, "metadata/codes/0: expected strings as keys, as JSON has no others, got 3; store str(key)"),
         ("an empty path", lambda: fmlp.save("", W), ValueError,
          "path: expected the name of a file, got '', which is a folder"),
         ("a folder's name", lambda: fmlp.save(FILES / "..", W), ValueError,

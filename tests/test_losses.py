@@ -358,11 +358,11 @@ def test_wrong_use(loss, args, kwargs, message):
 @pytest.mark.parametrize(
     ("layers", "loss", "place"),
     [
-        ([Dense(2), Softmax()], losses.cross_entropy, "softmax_1 makes softmax"),
-        ([Dense(2), serial(Dense(2), Softmax()), Dropout(0.1)], losses.cross_entropy, "softmax_1 makes softmax"),
+        ([Dense(2), Softmax()], losses.cross_entropy, "softmax_1 applies softmax"),
+        ([Dense(2), serial(Dense(2), Softmax()), Dropout(0.1)], losses.cross_entropy, "softmax_1 applies softmax"),
         ([Dense(2), Sigmoid()], functools.partial(losses.cross_entropy, label_smoothing=0.1), "sigmoid_1"),
         ([Dense(2), Activation(activations.sigmoid), Flatten()], losses.binary_cross_entropy, "sigmoid_1"),
-        ([Dense(2), LogSigmoid()], losses.binary_cross_entropy, "log_sigmoid_1 makes log_sigmoid"),
+        ([Dense(2), LogSigmoid()], losses.binary_cross_entropy, "log_sigmoid_1 applies log_sigmoid"),
     ],
 )
 def test_probabilities_before_a_loss_of_logits_are_refused_by_the_layers_name(layers, loss, place):

@@ -19,7 +19,7 @@ def floating(arrays: list[Array]) -> np.dtype[Any]:
     """
     for values in arrays:
         columns = values.reshape(len(values), -1)
-        with np.errstate(invalid="ignore", over="ignore"):  # cast refuses what is not finite
+        with np.errstate(invalid="ignore", over="ignore"):  # `cast` refuses numbers that are not finite
             low, high = columns.min(0).astype(np.float64), columns.max(0).astype(np.float64)
             largest, spread = np.maximum(-low, high), high - low
             columns = columns[:, (largest >= 1 << 24) | ((largest > 16 * spread) & (spread > 0))]
