@@ -21,7 +21,7 @@ from fmlp.tree import Array, Tree
 __all__ = ["Calibration", "Shard", "mean_of", "of_batch", "over_batch", "pooled", "standardized", "sum_of_rows"]
 
 BLOCK = 1024
-"""The number of rows in a block. Sums are added up block by block; Dropout draws a block's mask from one stream."""
+"""The number of rows in a block. Sums are added up by blocks; in a `Shard`, each block's mask has its own stream."""
 
 TINY = 1e-37
 """The smallest eps, still above 0 in float32, so that a variance of 0 does not give 0 / 0."""
