@@ -40,7 +40,11 @@ __all__ = [
 
 HINTS = {
     "activation": "an activation is a layer of its own, as in serial(Dense(8), Relu())",
+    "beta_1": "pass b1",
+    "beta_2": "pass b2",
     "betas": "pass b1 and b2",
+    "embedding_dim": "pass features",
+    "epsilon": "pass eps",
     "in_features": "init is told the input's shape, as in net.init(key, (4,))",
     "input_shape": "init is told the input's shape, as in net.init(key, (4,))",
     "kernel_initializer": "pass w_init",

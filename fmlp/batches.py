@@ -193,7 +193,7 @@ class _OfBatches(Batches):
         if all(np.ndim(leaf) == 0 for leaf in tree.leaves(x)):
             x = np.asarray(x)  # lists of numbers
         x, y = inputs("data: x", x), np.asarray(targets("data", y))
-        if weight is not None and np.shape(weight) == y.shape[:1] and not np.all(weight):
+        if weight is not None and np.shape(weight) in (y.shape[:1], (*y.shape[:1], 1)) and not np.all(weight):
             rows = np.flatnonzero(weight)  # the others count nothing, whatever they hold
             x, y, weight = take(x, rows), y[rows], np.asarray(weight)[rows]
         return Batch(x, y, weight)
@@ -290,7 +290,7 @@ def _per_class(labels: Array, counts: Array, class_weight: Any, group: Alone) ->
     if hasattr(class_weight, "to_dict"):  # a Series of pandas
         class_weight = class_weight.to_dict()
     elif isinstance(class_weight, np.ndarray | list | tuple) and np.ndim(class_weight) == 1:
-        if labels.dtype.kind not in "biu":
+        if labels.dtype.kind not in "biu" and not (labels.dtype.kind == "f" and np.array_equal(labels, labels.round())):
             raise TypeError(
                 f"class_weight: an array holds the weights of the labels 0, 1, …, but the labels are {labels.dtype}; "
                 "dict(zip(classes, weights)) says which weight is whose"

@@ -11,7 +11,7 @@ import numpy as np
 
 from fmlp import losses, random, tree
 from fmlp.arguments import function, given, hinting, inside, integer, is_number
-from fmlp.autodiff import batch_weight, call_loss, check_output
+from fmlp.autodiff import batch_weight, call_loss, check_output, row_weights_of
 from fmlp.batches import Examples, check_finite, count_rows, examples, in_turn, inputs, is_pair, kind, slices, take
 from fmlp.distributed import Alone, group_of
 from fmlp.layers import Layer, check_net
@@ -41,6 +41,7 @@ def predict(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Any:
         check_net(net)
     if type(batch_size) is not int or batch_size < 1:
         batch_size = integer("batch_size", batch_size)
+    tree.check_unmasked("params", params)
     x = inputs("x", x)
     n = count_rows(x)
     if n <= batch_size:
@@ -139,6 +140,7 @@ def calibrate(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024, comm:
     batch_size = integer("batch_size", batch_size)
     group = group_of(comm)
     group.same(lambda: {"called": "calibrate"})
+    tree.check_unmasked("params", params)
     x = inputs("x", x)
     here = group.rows(count_rows(x))
     check_finite("x", x)
@@ -182,6 +184,14 @@ def _measured(
     output: Array, rows: Examples, loss: Any, metrics: Mapping[str, Metric], group: Alone
 ) -> dict[str, float]:
     """Work out metrics of predictions, or of probabilities where they want the output, on the first process."""
+    if not hasattr(output, "shape"):
+        raise TypeError(
+            f"metrics: expected a network with one output, got {kind(output)}; join the outputs with "
+            "fan_in_concat(), or measure in a callback"
+        )
+    w = row_weights_of(loss)(rows.y, None)
+    if w is not None and not np.all(w):  # ignored, or of a class of weight 0
+        rows, output = rows.take(np.flatnonzero(w)), output[w != 0]
     predict, y_true, weight = losses.prediction_of(loss), np.asarray(rows.y), rows.weight
     y_pred = y_score = predict(output)
     if any(map(wants_output, metrics.values())):
@@ -221,15 +231,11 @@ def try_metrics(net: Layer, params: Tree, rows: Examples, loss: Any, metrics: Ma
         return
     two = np.arange(2) % len(rows.y)
     first = net.apply(params, take(rows.x, two), train=Calibration(), key=random.key(0))
-    if not hasattr(first, "shape"):
-        raise TypeError(
-            f"metrics: expected a network with one output, got {kind(first)}; join the outputs with "
-            "fan_in_concat(), or measure in a callback"
-        )
+    many = np.resize(first, (len(rows.y), *first.shape[1:])) if hasattr(first, "shape") else first
     tried = {name: metric for name, metric in metrics.items() if has_a_name(metric)}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        _measured(np.resize(first, (len(rows.y), *first.shape[1:])), rows, loss, tried, Alone())
+        _measured(many, rows, loss, tried, Alone())
 
 
 def check_metrics(metrics: Any, loss: Any) -> None:

@@ -1,7 +1,7 @@
 """Losses: scalar functions ``(prediction, y, *, weight=None)`` that carry their vjp.
 
 Every loss gives one number per row and averages it over the batch, the first axis: ``Σ wᵢ lᵢ / Σ wᵢ``, where `weight`,
-shape (batch,), is all ones by default. Further axes are averaged within the row. If all weights are zero, loss and
+shape (batch,) or (batch, 1), is all ones by default. Further axes are averaged within the row. If all weights are zero, loss and
 gradient are zero. `y` is data and has no derivative. The result is a scalar in the dtype of the prediction.
 
 A loss also turns the network's output into predictions and probabilities: ``losses.cross_entropy.predict(logits)`` is
@@ -124,13 +124,13 @@ def probabilities_of(loss: Callable[..., Any]) -> Callable[[Array], Array]:
 
 
 def _quiet(rule: Callable[..., tuple[Any, Pullback]]) -> Callable[..., tuple[Any, Pullback]]:
-    """Make a loss's rule compute without warnings, and float16 in float32."""
+    """Make a loss's rule compute without warnings, float16 in float32, and with weights as a vector."""
 
     @functools.wraps(rule)
     @half_in_single
-    def quiet(*args: Any, **kwargs: Any) -> tuple[Any, Pullback]:
+    def quiet(*args: Any, weight: Any = None, **kwargs: Any) -> tuple[Any, Pullback]:
         with np.errstate(over="ignore", invalid="ignore"):
-            value, pullback = rule(*args, **kwargs)
+            value, pullback = rule(*args, weight=_vector(weight), **kwargs)
 
         def quiet_pullback(dy: Any) -> Iterable[Any]:
             with np.errstate(over="ignore", invalid="ignore"):
@@ -321,11 +321,16 @@ def _labels_or_probabilities(y: Any) -> Array:
     return array[:, 0] if column else array
 
 
+def _vector(weight: Any) -> Any:
+    """Return the rows' weights, given as a column, as a vector; all else as it is."""
+    return asarray(array_of_numbers("weight", weight))[:, 0] if np.shape(weight)[1:] == (1,) else weight
+
+
 def _row_weights(y: Any, weight: Any, class_weight: Any = None, ignore_index: int | None = None, **_: Any) -> Any:
     """Return the weight of each row in cross_entropy's average; None if all are one."""
     if class_weight is None and ignore_index is None:
         return weight
-    y = _labels_or_probabilities(y)
+    y, weight = _labels_or_probabilities(y), _vector(weight)
     if weight is not None and np.shape(weight) != y.shape[:1]:  # `_mean` will raise the error
         return weight
     w = np.ones(len(y)) if weight is None else asarray(array_of_numbers("weight", weight)).astype(np.float64)

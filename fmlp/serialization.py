@@ -150,8 +150,8 @@ def _parsed(text: Array | None, path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _as_python(value: Any) -> Any:
     """Return a NumPy number as a Python number, for JSON."""
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, np.generic) and not isinstance(item := value.item(), np.generic):  # as of a longdouble
+        return item
     raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 

@@ -8,6 +8,7 @@ position, as in JAX. Two equal trees therefore line up, however they were built.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, overload
 
@@ -100,6 +101,13 @@ def named_leaves(tree: Tree) -> Iterator[tuple[str, Any]]:
     """Yield each leaf with its path, or "the only leaf" if the tree is a leaf itself."""
     for path, leaf in zip(paths(tree), leaves(tree), strict=True):
         yield path or "the only leaf", leaf
+
+
+def check_unmasked(name: str, tree: Tree) -> None:
+    """Raise TypeError, naming the place, for a leaf that is a masked array."""
+    if "numpy.ma" in sys.modules and any(isinstance(leaf, np.ma.MaskedArray) for leaf in leaves(tree)):
+        for path, leaf in named_leaves(tree):
+            unmasked(f"{name}: {path}", leaf)
 
 
 def broadcast(prefix: Tree, tree: Tree) -> Tree:

@@ -658,6 +658,8 @@ TABLE = {
          "EarlyStopping: there is no argument 'restore_best_weights'; pass restore_best=True"),
         ("PyTorch's rate", lambda: optim.adam(lr=0.1), TypeError,
          "adam: there is no argument 'lr'; pass learning_rate"),
+        ("Keras's epsilon", lambda: optim.adam(0.1, epsilon=1e-7), TypeError,
+         "adam: there is no argument 'epsilon'; pass eps"),
         ("Keras's activation", lambda: layers.Dense(8, activation="relu"), TypeError,
          "Dense: there is no argument 'activation'; an activation is a layer of its own, as in serial("),
         ("Keras's metrics", lambda: fit(metrics=["accuracy"]), TypeError,

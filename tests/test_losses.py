@@ -174,7 +174,7 @@ def test_a_loss_over_parts_is_that_of_the_whole():
     q = generator.dirichlet([1, 1, 1], 8)
     loss = functools.partial(functools.partial(losses.cross_entropy, ignore_index=-1), class_weight=[1, 2, 5])
     for targets in (y, y[:, None], q):
-        for w in (None, weight):
+        for w in (None, weight, weight[:, None]):
             whole, total, rows = loss(z, targets, weight=w), 0.0, 0.0
             for part in (slice(0, 3), slice(3, 8)):
                 of_part = row_weights_of(loss)(targets[part], w if w is None else w[part]).sum()
@@ -211,6 +211,9 @@ def test_a_weight_counts_like_that_many_rows(loss, weight):
     prediction, y = example(loss)
     value, gradient = value_and_grad(loss)(prediction, y, weight=np.array(weight))
     repeated, of_repeated = value_and_grad(loss)(np.repeat(prediction, weight, 0), np.repeat(y, weight, 0))
+    as_column, of_column = value_and_grad(loss)(prediction, y, weight=np.array(weight)[:, None])
+    assert as_column == value
+    np.testing.assert_array_equal(of_column, gradient)
     assert value == pytest.approx(repeated, rel=1e-14)
     np.testing.assert_allclose(np.repeat(gradient, weight, 0).sum(0), (of_repeated * counts(weight)).sum(0), atol=1e-15)
 
@@ -227,9 +230,10 @@ def test_a_row_of_weight_zero_may_hold_anything(loss, hole):
     weight, holed = np.array([1.0, 0.0, 2.0]), y.astype(np.float64 if y.dtype.kind == "f" or y.ndim > 1 else np.int64)
     holed[1] = hole if holed.dtype.kind == "f" or np.isfinite(hole) else -1
     value, gradient = value_and_grad(loss)(prediction, y, weight=weight)
-    same, as_good = value_and_grad(loss)(prediction, holed, weight=weight)
-    assert same == value
-    np.testing.assert_array_equal(as_good, gradient)
+    for given_weight in (weight, weight[:, None]):
+        same, as_good = value_and_grad(loss)(prediction, holed, weight=given_weight)
+        assert same == value
+        np.testing.assert_array_equal(as_good, gradient)
 
 
 @every_loss
@@ -322,7 +326,7 @@ wrong = [
     (losses.mse, (["a"], [1]), {}, "prediction: expected numbers, got dtype <U1"),
     (losses.mse, (np.float64(1), 1.0), {}, r"prediction: expected at least one row, got shape \(\)"),
     (losses.mse, (LOGITS, LOGITS), {"weight": [1, 2]}, r"weight: expected shape \(3,\), one per row, got \(2,\)"),
-    (losses.mse, (LOGITS, LOGITS), {"weight": np.ones((3, 1))}, r"weight: expected shape \(3,\), .* got \(3, 1\)"),
+    (losses.mse, (LOGITS, LOGITS), {"weight": np.ones((3, 2))}, r"weight: expected shape \(3,\), .* got \(3, 2\)"),
     (losses.binary_cross_entropy, (np.zeros(2), [0, 2]), {}, "y: expected labels 0 and 1, .* values from 0.* to 2"),
     (losses.binary_cross_entropy, (np.zeros(2), [-1, 1]), {}, "y: expected labels 0 and 1, .* from -1.* to 1"),
     (losses.binary_cross_entropy, (np.zeros(2), [np.nan, 1]), {}, "y: expected labels 0 and 1"),

@@ -352,6 +352,7 @@ def test_every_leaf_that_does_not_fit_is_named(tmp_path):
         ({"a\0b": np.ones(1)}, None, ValueError, r"^a\\x00b: expected at most 100 keys"),
         ({"a": np.zeros(1, "f4,i4")}, None, TypeError, "^a: expected an array of numbers, got ndarray of .*'f0'"),
         ({"a": np.ones(1)}, {"b": {1}}, TypeError, "not JSON serializable"),
+        ({"a": np.ones(1)}, {"b": np.longdouble(1)}, TypeError, "longdouble is not JSON serializable"),
         ({"a": np.ones(1)}, {1: "b"}, TypeError, r"^metadata: expected strings as keys, .* got 1; store str\(key\)"),
         (
             {"a": np.ones(1)},

@@ -828,6 +828,27 @@ def test_class_weights_come_in_every_form(form):
             fit_classes(class_weight=given[:2])
 
 
+def test_an_array_of_class_weights_takes_labels_as_floats():
+    x, y = classes()
+    settings = {"data": (x, y > 1), "net": Dense(1), "loss": losses.binary_cross_entropy, "class_weight": [1.0, 2.0]}
+    expected = fit(**settings)
+    assert_same_bits(fit(**settings | {"data": (x, (y > 1).astype(np.float32))}).params, expected.params)
+    with pytest.raises(TypeError, match=r"^class_weight: an array holds the weights of the labels 0, 1, …, but"):
+        fit(class_weight=[1.0, 2.0])
+
+
+def test_metrics_leave_out_the_rows_that_the_loss_ignores():
+    x, y = classes()
+    odd, loss = np.where(np.arange(60) % 3, y, -1), functools.partial(losses.cross_entropy, ignore_index=-1)
+    weight, scored = np.linspace(0, 1, 60), {"accuracy": metrics.accuracy, "auc": metrics.roc_auc}
+    result = fit_classes(data=(x, odd), loss=loss, validation=(x, odd, weight), metrics=scored, weight=weight)
+    kept, settings = odd >= 0, {"loss": losses.cross_entropy, "metrics": scored}
+    expected = fmlp.evaluate(CLASSIFIER, result.params, (x[kept], y[kept]), weight=weight[kept], **settings)
+    for prefix in ("", "val_"):
+        assert [result.history[prefix + name][-1] for name in scored] == [expected[name] for name in scored]
+    assert result.history["val_loss"][-1] == pytest.approx(expected["loss"], rel=1e-6)
+
+
 def test_several_targets_and_metrics_of_several_outputs_are_refused_before_any_work():
     x, y = numbers()
     two = serial(fan_out(2), parallel(Dense(1), Dense(1)))
@@ -841,6 +862,8 @@ def test_several_targets_and_metrics_of_several_outputs_are_refused_before_any_w
     assert fit(**settings).history["loss"]
     with pytest.raises(TypeError, match=r"^metrics: expected a network with one output, got tuple of 2; join"):
         fit(**settings, metrics={"r2": lambda y_true, y_pred: 0.0})
+    with pytest.raises(TypeError, match=r"^metrics: expected a network with one output, got tuple of 2; join"):
+        fmlp.evaluate(two, params_of(two), (x, y), metrics={"r2": metrics.r2})
     for data in ((x, (y, y)), [(x, (y, y))], (x, {"a": y})):
         with pytest.raises(TypeError, match=r"^data: expected y to be one array, got (tuple|dict)"):
             fit(data=data)
@@ -1274,6 +1297,8 @@ FIVE = np.ones((40, 4), np.float32), np.zeros(40, int), np.ones(40)
         ("params: w", lambda x, y, w: fit(Dense(1), params={"w": w[:4, None], "b": np.zeros(1)})),
         ("x", lambda x, y, w: fmlp.predict(MLP, params_of(MLP), x)),
         ("x/a", lambda x, y, w: fmlp.predict(MLP, params_of(MLP), {"a": x}, batch_size=7)),
+        ("params: b", lambda x, y, w: fmlp.predict(Dense(1), {"w": np.ones((4, 1)), "b": w[:1]}, FIVE[0])),
+        ("params: b", lambda x, y, w: fmlp.calibrate(Dense(1), {"w": np.ones((4, 1)), "b": w[:1]}, FIVE[0])),
         ("data: x", lambda x, y, w: fmlp.evaluate(MLP, params_of(MLP), (x, y), loss=losses.mse)),
         ("x", lambda x, y, w: fmlp.calibrate(MLP, params_of(MLP), x)),
         ("dense_0/x", lambda x, y, w: MLP.apply(params_of(MLP), x)),
