@@ -348,10 +348,10 @@ def _can_stratify(labels: Array, held: int, *, say: bool) -> bool:
     """Tell whether so few rows can hold each label; `say` what cannot be had."""
     found, counts = np.unique(labels, return_counts=True)
     if say and len(found) > held:
-        warnings.warn(f"validation: {held} rows cannot hold all {len(found)} labels; drawn at random", stacklevel=4)
+        warnings.warn(f"validation: {held} rows cannot hold all {len(found)} labels; drawn at random", stacklevel=8)
     elif say and counts.min() == 1:
         alone = found[counts == 1].tolist()
-        warnings.warn(f"validation: only one row has the label {alone[0]!r}, and it stays in training", stacklevel=4)
+        warnings.warn(f"validation: only one row has the label {alone[0]!r}, and it stays in training", stacklevel=8)
     return len(found) <= held
 
 

@@ -175,11 +175,16 @@ class _OnPlateau:
             raise ValueError(f"{expected}, got a schedule, which sets its own")
 
     def __call__(self, epoch: Epoch) -> Epoch:
-        if self.state is None:
-            return _OnPlateau(self.monitor, self.plateau, {})(epoch)
         if self.monitor not in epoch.history:
             raise ValueError(f"on_plateau: expected to monitor one of {', '.join(epoch.history)}; got {self.monitor!r}")
-        learning_rate = self.state(epoch.history[self.monitor]).learning_rate
+        values, fold = epoch.history[self.monitor], self.state
+        if fold is None:  # called by another callback: `fit` could not check the optimizer
+            fold = cast(Fold, _OnPlateau(self.monitor, self.plateau, {}).state)
+            rates, last = optim.learning_rates(epoch.state), fold(values[:-1]).learning_rate
+            if set(rates) != {last}:
+                found = " and ".join(map(str, rates)) or "one without a rate"
+                raise ValueError(f"on_plateau: expected an optimizer of learning rate {last}, got {found}")
+        learning_rate = fold(values).learning_rate
         return epoch._replace(state=optim.with_learning_rate(epoch.state, learning_rate))
 
 

@@ -647,6 +647,19 @@ def test_on_plateau_refuses_an_optimizer_whose_rate_it_cannot_lower(optimizer, g
         fit(net, optimizer=optimizer, callbacks=[lambda epoch: pytest.fail("training began"), plateau])
 
 
+def test_on_plateau_within_another_callback_looks_at_the_rate():
+    plateau = fmlp.on_plateau("loss", schedules.reduce_on_plateau(0.1, factor=0.5, patience=0, threshold=0.5))
+    rates, expected = (
+        fit(epochs=9, optimizer=optim.sgd(0.1), callbacks=[callback]).history["lr"]
+        for callback in (lambda epoch: plateau(epoch), plateau)
+    )
+    assert rates == expected
+    assert rates[-1] < 0.1
+    for optimizer, got in ((optim.sgd(0.001), "0.001"), (optim.chain(optim.scale(-0.1)), "one without a rate")):
+        with pytest.raises(ValueError, match=f"^on_plateau: expected an optimizer of learning rate 0.1, got {got}"):
+            fit(optimizer=optimizer, callbacks=[lambda epoch: plateau(epoch)])
+
+
 # ------------------------------------------------------------------------------ schedules of epochs
 
 BY_EPOCH = schedules.exponential_lr(0.1, 0.5)  # 0.1, 0.05, 0.025, …
@@ -891,8 +904,9 @@ def test_a_label_that_cannot_be_in_both_parts_is_told():
     y = np.where(np.arange(60) == 5, 2, y % 2)
     with pytest.warns(UserWarning, match="^validation: only one row has the label 2, and it stays in training"):
         fit_classes(data=(x, y), validation=0.2)
-    with pytest.warns(UserWarning, match="^validation: 2 rows cannot hold all 3 labels; drawn at random"):
+    with pytest.warns(UserWarning, match="^validation: 2 rows cannot hold all 3 labels; drawn at random") as told:
         fit_classes(data=(x, y), validation=0.03)
+    assert told[0].filename == __file__
 
 
 def test_weights_follow_their_rows_when_a_fraction_is_set_aside():
