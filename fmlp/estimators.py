@@ -349,7 +349,16 @@ class _MLP(BaseEstimator):
             self.net_ = self._network()
 
 
-class MLPClassifier(ClassifierMixin, _MLP):
+class _Scored:
+    """scikit-learn's `score`, which would read what is behind a mask."""
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the mean accuracy of a classifier's predictions, R² of a regressor's."""
+        unmasked("y", y)
+        return float(super().score(X, y, unmasked("sample_weight", sample_weight)))  # type: ignore[misc]
+
+
+class MLPClassifier(_Scored, ClassifierMixin, _MLP):
     """scikit-learn's `MLPClassifier`, with the additions that `fmlp.estimators` lists.
 
     The labels `y` have shape (rows,), or are zeros and ones of shape (rows, labels) if a row can have several. With
@@ -467,7 +476,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         return tags
 
 
-class MLPRegressor(RegressorMixin, MultiOutputMixin, _MLP):
+class MLPRegressor(_Scored, RegressorMixin, MultiOutputMixin, _MLP):
     """scikit-learn's `MLPRegressor`, with the additions that `fmlp.estimators` lists.
 
     The targets `y` have shape (rows,) or (rows, outputs).

@@ -1,8 +1,8 @@
 """Losses: scalar functions ``(prediction, y, *, weight=None)`` that carry their vjp.
 
 Every loss gives one number per row and averages it over the batch, the first axis: ``Σ wᵢ lᵢ / Σ wᵢ``, where `weight`,
-shape (batch,) or (batch, 1), is all ones by default. Further axes are averaged within the row. If all weights are zero, loss and
-gradient are zero. `y` is data and has no derivative. The result is a scalar in the dtype of the prediction.
+shape (batch,) or (batch, 1), is all ones by default. Further axes are averaged within the row. If all weights are zero,
+loss and gradient are zero. `y` is data and has no derivative. The result is a scalar in the dtype of the prediction.
 
 A loss also turns the network's output into predictions and probabilities: ``losses.cross_entropy.predict(logits)`` is
 the arg max, ``losses.cross_entropy.probabilities(logits)`` the softmax. Bind a loss's own parameters with

@@ -914,6 +914,9 @@ def test_masked_arrays_are_refused():
         ("X", lambda: model.partial_fit(hidden[0], y)),
         ("X", lambda: model.predict(hidden[0])),
         ("X", lambda: model.predict_proba(hidden[0])),
+        ("y", lambda: model.score(x, hidden[1])),
+        ("y", lambda: MLPRegressor(max_iter=1).fit(x, y).score(x, hidden[1])),
+        ("sample_weight", lambda: model.score(x, y, hidden[2])),
     ):
         with pytest.raises(TypeError, match=f"^{name}: expected an array without a mask, got a masked array"):
             call()
