@@ -779,6 +779,7 @@ def test_a_fork_in_the_middle_of_a_replay():
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # other threads may be there
+            warnings.simplefilter("ignore", RuntimeWarning)  # of JAX, if another test has used it
             same = same_bits(jitted(x32), f(x32)) and same_bits(jitted(x32 + 1), f(x32 + 1))
     finally:
         if state.get("child") == 0:
