@@ -427,11 +427,17 @@ OPTIMIZERS = {
     "decay": optim.adam(0.1, weight_decay=0.1),
     "adamw": optim.adamw(0.1),
     "nadam": optim.nadam(0.1),
+    "amsgrad": optim.adam(0.1, amsgrad=True),
+    "adamax": optim.adamax(0.1),
+    "adamax without eps": optim.adamax(0.1, eps=0.0),
+    "radam": optim.radam(0.1, b2=0.9),
+    "radam without eps": optim.radam(0.1, b2=0.9, eps=0.0),
     "lion": optim.lion(0.1),
     "clipped": optim.chain(optim.clip_by_global_norm(1.0), optim.adam(0.1)),
     "cut": optim.chain(optim.clip(1.0), optim.sgd(0.1)),
 }
-SQUARES = OPTIMIZERS.keys() - {"sgd", "momentum", "lion", "clipped", "cut"}
+# Those that divide by the root of squares; radam's first steps do not.
+SQUARES = {name for name in OPTIMIZERS if name.split()[0] not in ("sgd", "momentum", "lion", "clipped", "cut", "radam")}
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 

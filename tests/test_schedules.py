@@ -484,6 +484,7 @@ EPOCHS = exponential_lr(8, 0.5)  # 8, 4, 2, …
     ("schedule", "expected"),
     [
         (per_epoch(EPOCHS), [8, 8, 8, 4, 4, 4, 2]),
+        (per_epoch(lambda count: np.float64(8 >> count)), [8, 8, 8, 4]),
         (warmup(per_epoch(EPOCHS), 2, 0.5), [4, 6, 8, 8, 8, 4]),
         (join([1, per_epoch(EPOCHS), 3], [2, 7]), [1, 1, 8, 8, 8, 4, 4, 3, 3]),
         (product(exponential_lr(1, 0.5), per_epoch(EPOCHS)), [8, 4, 2, 0.5]),
