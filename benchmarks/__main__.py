@@ -131,7 +131,7 @@ def to_json(results: Results) -> dict[str, Any]:
 def guard(goals: list[Goal]) -> int:
     """Return 1 when a ratio is worse than twice the worst that was recorded on any machine."""
     if not RECORD.exists():
-        print(f"\nguard: nothing to compare with, for there is no {RECORD.relative_to(ROOT)}")
+        print(f"\nguard: nothing to compare with, because there is no {RECORD.relative_to(ROOT)}")
         return 0
     recorded, worse = json.loads(RECORD.read_text())["worst"], 0
     for g in goals:

@@ -381,7 +381,7 @@ def _set_aside(data: Any, fraction: float, key: Key, group: Alone, loss: Any) ->
 
 
 def slices(n: int, batch_size: int) -> list[slice]:
-    """Cut n rows into batches; a last batch that alone has one row joins the one before, for one has no variance."""
+    """Cut n rows into batches; a last batch of one row, which has no variance, joins the one before."""
     ends = [*range(batch_size, n, batch_size), n]
     if len(ends) > 1 and ends[-1] - ends[-2] == 1 < batch_size:
         del ends[-2]
@@ -412,7 +412,7 @@ def _windows(generator: Any, parts: list[slice], row_bytes: int) -> Iterator[tup
     for i in range(0, len(parts), many):
         some = parts[i : i + many]
         size = some[-1].stop - some[0].start
-        missing = -(-(size - len(left)) // block) + 1  # one more, for the last block of all may be short
+        missing = -(-(size - len(left)) // block) + 1  # one more, because the last block of all may be short
         more = np.array([*islice(blocks, missing)], np.intp)[:, None] * block + np.arange(block)
         stream = np.concatenate([left, more[more < n]])
         left = stream[size:]
@@ -474,7 +474,7 @@ def _release(x: Any) -> None:
 
 
 def in_turn(x: Any, parts: list[slice]) -> Iterator[Any]:
-    """Yield parts of the rows, and let go now and then of what was memory-mapped to read them."""
+    """Yield parts of the rows, and release now and then the memory-mapped pages that were read."""
     read, row_bytes = 0, _mapped_bytes(x)
     for part in parts:
         yield take(x, part)

@@ -7,7 +7,7 @@ each rank has a part of a batch, the gradient of the whole is the mean of the pa
     comm = fmlp.distributed.world()
     result = fmlp.fit(net, params, (x, y), ..., comm=comm)    # mpiexec -n 2 python train.py
 
-and a loop of one's own with `objective` and `value_and_grad`, in the place of those of the same name of `fmlp`. What is
+and a loop of your own uses `objective` and `value_and_grad` from here in place of those of `fmlp`. What is
 passed as `comm` is a communicator of mpi4py (``pip install 'fmlp[mpi]'``), or anything with its methods.
 """
 
@@ -55,7 +55,7 @@ def world() -> Any:
 
     Without that they would wait for it for ever. An exception that nobody catches ends all ranks. So does the end of a
     rank's program, by itself or by `sys.exit`, when another rank calls `fit`, `evaluate` or `calibrate` with this
-    communicator. Every rank must call it. In a loop of one's own, `sys.exit` on one rank is noticed by
+    communicator. Every rank must call it. In a loop of your own, `sys.exit` on one rank is noticed by
     ``mpiexec -n 2 python -m mpi4py train.py``. Raises ModuleNotFoundError without mpi4py.
     """
     try:

@@ -186,7 +186,7 @@ def guarded(name: str, initializer: Any) -> Initializer:
     if not callable(initializer):
         raise TypeError(
             f"{name}: expected an initializer, such as xavier_uniform(), got {given(initializer)}; the input's width "
-            "is not given: init is told the input's shape"
+            "is not given: init gets the input's shape"
         )
 
     def draw(key: Key, shape: Shape) -> Array:

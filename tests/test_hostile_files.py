@@ -323,7 +323,7 @@ def test_a_pipe_or_a_device_by_a_files_name(tmp_path, name, read):
     (tmp_path / name).unlink()
     os.mkfifo(tmp_path / name)
     waited = []
-    # Whoever waits for a writer gets one after a while, so that this test fails and does not hang.
+    # A reader that waits for a writer gets one after a while, so that this test fails and does not hang.
     writer = threading.Timer(20, lambda: waited.append(os.close(os.open(tmp_path / name, os.O_RDWR))))
     writer.start()
     try:

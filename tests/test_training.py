@@ -797,7 +797,7 @@ def test_an_interrupt_within_an_epoch_keeps_its_steps_and_restores_the_best():
 
 
 def test_a_weight_of_k_is_a_row_repeated_k_times():
-    """In full batches and float64; to 1e-9, for sums in another order differ by 1e-16 a step."""
+    """In full batches and float64; to 1e-9, because sums in another order differ by 1e-16 a step."""
     x, y = numbers(12)
     repeats = np.array([0, 1, 2, 3] * 3)
     params = params_of(MLP, dtype=np.float64)

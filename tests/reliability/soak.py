@@ -128,7 +128,7 @@ def soak(minutes: float, folder: Path) -> bool:
     """Work for so long, tell what was measured, and return whether nothing was kept."""
     started = time.monotonic()
     end = started + 60 * minutes
-    samples = np.empty((int(6 * minutes) + 3, len(COLUMNS)))  # made before the first, for it counts as well
+    samples = np.empty((int(6 * minutes) + 3, len(COLUMNS)))  # made before the first, because it counts as well
     expected, rounds, taken = work(folder), 1, 0
     while not taken or time.monotonic() < end:
         until = min(time.monotonic() + 10, end)
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     options = parser.parse_args()
     if options.minutes < 1:
-        parser.error("--minutes: expected at least 1, for a slope needs some samples")
+        parser.error("--minutes: expected at least 1, because a slope needs some samples")
     warnings.simplefilter("ignore", ConvergenceWarning)
     with tempfile.TemporaryDirectory() as folder:
         sound = soak(options.minutes, Path(folder))
