@@ -256,7 +256,7 @@ class _MLP(BaseEstimator):
             raise training.NonFiniteError("the loss or a parameter is not finite; are the data scaled?", params)
         if not found.success:
             warnings.warn(f"not converged: {found.message}", ConvergenceWarning, stacklevel=4)
-        self.n_iter_, self.loss_ = min(found.nit, self.max_iter), float(found.fun)
+        self.n_iter_, self.loss_ = found.nit, float(found.fun)
         self.best_loss_ = self.loss_
         return training.calibrate(net, tree.cast(unravel(found.x), dtype), rows.x)
 

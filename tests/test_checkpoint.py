@@ -477,6 +477,8 @@ def with_default(rate, *, power=2.0):
         (NUMBERS, NUMBERS.copy(), []),
         ({"a": [0, 1]}, {"a": [0, 1, 2]}, ["a: [0, 1] in the file, [0, 1, 2] now"]),
         ({"a": [0, 1]}, {"a": (0, 2)}, ["a/1: 1 in the file, 2 now"]),
+        ({"a": 1}, {"a": [1]}, ["a: 1 in the file, [1] now"]),
+        ({"a": ["b"]}, {"a": "b"}, ["a: ['b'] in the file, 'b' now"]),
         ({"a": 1}, {"a": 1, "b": 2}, ["b: 'absent' in the file, 2 now"]),
         ({"a": 1, "b": 2}, {"a": 1}, ["b: 2 in the file, 'absent' now"]),
         (nan, nan, []),

@@ -5,7 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 
 import fmlp
 from fmlp import distributed, losses, random
+from fmlp.batches import in_turn, slices
 from fmlp.layers import BatchNorm, Dense, Dropout, serial
 from fmlp.statistics import Shard
 
@@ -73,6 +76,33 @@ def test_trainings_of_drawn_networks_are_the_same_on_any_number_of_ranks(tmp_pat
             expected = outcomes[1][f"alone/{name}"]
             largest = max(1.0, float(np.abs(expected).max()))
             assert np.abs(outcome[f"ranks/{name}"] - expected).max() < BOUND["float64"] * largest, name
+
+
+@pytest.mark.parametrize("rows", [[5, 4, 7], [9, 0, 3], [0, 2, 1], [1, 1, 30]])
+@pytest.mark.parametrize("size", [1, 3, 7, 40])
+def test_parts_that_ranks_share_are_made_whole_by_the_first_of_them(rows, size):
+    ends, n, barrier, sent = np.cumsum(rows), sum(rows), threading.Barrier(len(rows)), {}
+
+    class Group:
+        def __init__(self, rank):
+            self.rank = rank
+
+        def collect(self, own):
+            return rows
+
+        def exchange(self, pieces):
+            sent[self.rank] = pieces
+            barrier.wait(10)
+            return [sent[rank][self.rank] for rank in range(len(rows))]
+
+    def of_rank(rank):
+        x = np.arange(n)[ends[rank] - rows[rank] : ends[rank]]
+        parts = distributed.Rows(Group(rank), rows[rank]).whole(x, slices(n, size), in_turn)
+        return [part.tolist() for part in parts]
+
+    with ThreadPoolExecutor(len(rows)) as pool:
+        got = [part for parts in pool.map(of_rank, range(len(rows))) for part in parts]
+    assert got == [list(range(n))[part] for part in slices(n, size)]
 
 
 def test_masks_are_cut_from_those_of_the_whole_batch():

@@ -184,6 +184,12 @@ def test_calibrated_statistics_take_extreme_numbers(dtype, data):
     assert (np.sign(y) == np.sign(d))[clear & (np.abs(d) > 1e-30)].all()
 
 
+def test_a_variance_is_right_where_the_sum_of_squares_overflows():
+    params = BatchNorm().init(random.key(0), (1,))[1]
+    x = np.resize(np.array([[2**62], [-(2**62)]], np.float32), (100, 1))
+    assert fmlp.calibrate(BatchNorm(), params, x)["var"] == 2.0**124
+
+
 @every_dtype
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e6 / 3, 1e15, 1e30])
 @pytest.mark.parametrize("n", [3, 7, 100])

@@ -103,7 +103,9 @@ def test_the_weights_are_copies():
     kept = tree.map(np.copy, params)
     for array in model.coefs_ + model.intercepts_:
         array[...] = 0
+    before = np.random.get_state()[2]  # noqa: NPY002
     back = to_estimator(net, params)
+    assert np.random.get_state()[2] == before, "drawn from NumPy's global stream"  # noqa: NPY002
     for array in back.coefs_ + back.intercepts_:
         array[...] = 0
     assert all(np.array_equal(a, b) for a, b in zip(tree.leaves(params), tree.leaves(kept), strict=True))

@@ -74,7 +74,7 @@ class Batches:
         if len(names) == 1 and names[0].is_dir():
             names = sorted(p for p in names[0].iterdir() if _is_shard(p))
         kinds = {p.suffix.lower() for p in names}
-        if len(kinds) != 1 or not kinds <= {".parquet", ".csv"}:
+        if kinds not in ({".parquet"}, {".csv"}):
             raise FileFormatError(f"{path}: expected .parquet or .csv files, all of one kind, got {sorted(kinds)}")
         if header is not None and kinds == {".parquet"}:
             raise ValueError(f"{path}: header={header!r} is for CSV files only")
