@@ -40,7 +40,6 @@ ROOT = Path(__file__).parents[2]
 FOR_ALL = ["numbers", "training", "bad_input", "package"]
 TESTS = {
     "autodiff": ["losses"],
-    "progress": ["plotting"],
     "batches": ["larger_than_memory", "distributed", "checkpoint"],
     "callbacks": ["schedules", "checkpoint"],
     "checkpoint": ["hostile_files"],
@@ -52,14 +51,16 @@ TESTS = {
     "files": ["hostile_files", "serialization", "data", "safetensors"],
     "layers": ["autodiff", "distributed"],
     "losses": ["autodiff"],
-    "statistics": ["layers", "distributed"],
     "planning": ["jit"],
-    "signals": ["checkpoint"],
+    "progress": ["plotting"],
     "random": ["determinism"],
     "recording": ["jit"],
     "safetensors": ["hostile_files"],
     "serialization": ["hostile_files"],
+    "signals": ["checkpoint"],
     "sklearn": ["estimators"],
+    "statistics": ["layers", "distributed"],
+    "structure": ["layers", "onnx", "torch"],
     "training": ["checkpoint", "distributed", "larger_than_memory", "metrics", "schedules"],
 }
 
