@@ -1,9 +1,10 @@
-"""The short form of `python tests/reliability/mutants.py`: what is derived, and a dozen mutants that are caught."""
+"""The short form of `python tests/reliability/mutants.py`: what is derived, and some mutants that are caught."""
 
 import ast
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,20 +12,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "reliability"))
 import mutants
 
-# Of most modules, and cheap: the first tests to run notice them.
-DOZEN = [
-    "split",
-    "bernoulli",
-    "grad",
-    "check_vjp",
-    "tanh",
-    "huber",
-    "Flatten",
-    "step_lr",
-    "exponential_lr",
-    "_OnPlateau",
-]
-DOZEN += ["unravel", "size"]
+# Of modules whose tests are quick to notice them.
+CAUGHT = ["random.split", "random.bernoulli", "tanh", "huber", "step_lr", "exponential_lr", "unravel"]
 
 CODE = {
     "a <= b != c": ["a < b != c", "a <= b == c"],
@@ -75,7 +64,8 @@ def test_every_module_has_mutants_that_are_python():
     files = {path for path in (mutants.ROOT / "fmlp").rglob("*.py") if path.name != "__init__.py"}
     assert {mutants.ROOT / mutant.path() for mutant in mutants.derive()} >= files
     for mutant in mutants.select([], sample=100):
-        compile(mutant.source(), mutant.module, "exec")
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
+            compile(mutant.source(), mutant.module, "exec")
 
 
 def test_a_name_without_mutants_is_refused():
@@ -90,16 +80,17 @@ def test_what_is_listed_is_there():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_dozen_are_caught_and_a_change_that_is_none_survives():
+def test_some_are_caught_and_a_change_that_is_none_survives():
     script = f"""
 import mutants
 mutants.prepare()
-dozen = [mutants.select([name])[-1] for name in {DOZEN}]
+mutants.FOR_ALL.clear()
+some = [mutants.select([name])[-1] for name in {CAUGHT}]
 same = mutants.select(['summary'])[0]
-for mutant, outcome, output in mutants.run([*dozen, same._replace(new=same.old)], 2):
+for mutant, outcome, output in mutants.run([*some, same._replace(new=same.old)], 2):
     print(outcome, mutant)
 """
     folder = Path(mutants.__file__).parent
     done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True)
     outcomes = [line.split()[0] for line in done.stdout.splitlines()]
-    assert sorted(outcomes) == ["caught"] * len(DOZEN) + ["survived"], done.stdout
+    assert sorted(outcomes) == ["caught"] * len(CAUGHT) + ["survived"], done.stdout

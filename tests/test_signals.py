@@ -82,7 +82,7 @@ def test_a_stderr_that_fills_up_later_ends_the_bar_alone(tmp_path):
     class Stream:
         def write(self, text):
             if "epoch 2" in text: raise OSError(28, "No space left on device")
-            print(len(text) > 0)
+            if text: print(True)
         def flush(self): pass
     sys.stderr = Stream()
     print(fit(progress=True, epochs=3, data=Batches(lambda i: time.sleep(0.1))).stopped)

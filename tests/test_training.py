@@ -1096,7 +1096,7 @@ def test_the_bar_keeps_all_scores_in_a_narrow_terminal(columns, behind):
         fmlp.progress._show(bar, {"val_r2": 0.3} | {f"metric_{i}": 0.1 for i in range(9)})
         assert "val_r2=0.3" in str(bar)
     with tqdm(ncols=columns, file=io.StringIO()) as bar:  # how long it takes is not known: no percentage
-        fmlp.bar._show(bar, {f"metric_{i}": 0.1 for i in range(9)})
+        fmlp.progress._show(bar, {f"metric_{i}": 0.1 for i in range(9)})
         assert "metric_0=0.1000" in str(bar)
 
 

@@ -365,7 +365,8 @@ def run(mutants: Sequence[Mutant], jobs: int) -> Iterator[tuple[Mutant, str, str
 
 def start(folder: Path, files: Sequence[str], mutant: Mutant | None = None) -> int:
     """Run test files on a copy of the tree with the edit made, in a process that is forked; return its id."""
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    for file in ("pyproject.toml", "CONTRIBUTING.md"):
+        shutil.copy(ROOT / file, folder)
     stale = f"{mutant.path().stem}.*.pyc" if mutant else ""
     for name in ("fmlp", "tests", "data"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("cache", stale))

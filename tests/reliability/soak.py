@@ -97,7 +97,7 @@ def work(folder: Path) -> str:
         (folder / "model.npz").write_bytes((folder / "model.npz").read_bytes()[:-100])
         fmlp.load(folder / "model.npz")
     with contextlib.suppress(fmlp.NonFiniteError):
-        fmlp.fit(net, params, (x, y), epochs=1, **arguments | {"optimizer": optim.sgd(1e38), "progress": False})
+        fmlp.fit(net, params, (x, y), epochs=1, **arguments | {"optimizer": optim.sgd(1e38), "callbacks": []})
 
     step = fmlp.value_and_grad(fmlp.objective(net.apply, losses.cross_entropy))
     optimizer = optim.sgd(schedules.cosine_lr(0.1, 20), momentum=0.9)
