@@ -326,7 +326,7 @@ class TestCsv:
             (b"1;2\n3;4\n", None, "at least two columns .*';' in the first line may separate them"),
             (b"a\tb\n3\t4\n", None, r"'\\t' in the first line may separate them"),
             (b"a,b\n", None, "expected rows of numbers, got none"),
-            (b"a,b\n1,2\nx,3\n", None, r"got 'x'; convert text .* to numbers first, .*get_dummies\(table, dtype=float\)"),
+            (b"a,b\n1,2\nx,3\n", None, r"got 'x'; convert text .* first, .*get_dummies\(table, dtype=float\)"),
             (b"1,2\n", "b", "column named 'b', got no header"),
             (b"a,b\n1,2\n", "c", "column named 'c', got a, b"),
             (b"a,a\n1,2\n", "a", "one column named 'a'"),
