@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from fmlp import random
-from fmlp.arguments import choice, given, inside, number, shape_of_one
+from fmlp.arguments import choice, given, inside, number, shape_of_one, unmasked
 from fmlp.random import Key
 from fmlp.tree import Array
 
@@ -191,11 +191,11 @@ def guarded(name: str, initializer: Any) -> Initializer:
 
     def draw(key: Key, shape: Shape) -> Array:
         try:
-            drawn: Array = initializer(key, shape)
+            drawn: Array = unmasked("drawn", initializer(key, shape))
         except (TypeError, ValueError) as error:
             raise inside(name, error) from error
-        if np.shape(drawn) != shape:
-            raise ValueError(f"{name}: expected it to draw shape {shape}, got {given(drawn)}")
+        if not isinstance(drawn, np.ndarray) or drawn.shape != shape:
+            raise ValueError(f"{name}: expected it to draw an array of shape {shape}, got {given(drawn)}")
         return drawn
 
     return draw

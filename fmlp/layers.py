@@ -14,13 +14,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from fmlp import activations, random
-from fmlp.arguments import array, given, hinting, integer, number, shape_of_one
+from fmlp.arguments import array, given, hinting, integer, number, shape_of_one, unmasked
 from fmlp.autodiff import Differentiable, Pullback, differentiable, rule_of
 from fmlp.initializers import Initializer, constant, guarded, normal, ones, xavier_uniform, zeros
 from fmlp.random import Key
@@ -81,7 +81,10 @@ def _layer(
         try:
             leaf = params[first]
             n = leaf.shape[0]
-            fits = all(params[name].shape == shape for name, shape in shapes(n).items())
+            fits = all(
+                (p := params[name]).shape == shape and (p.__class__ is np.ndarray or _is_array(p))
+                for name, shape in shapes(n).items()
+            )
         except (AttributeError, IndexError, KeyError, TypeError):
             fits = False
         if not fits:
@@ -111,12 +114,18 @@ def _misfit(params: Tree, shapes: Callable[[int], dict[str, tuple[int, ...]]], x
     for name, shape in shapes(1).items():
         if name not in params:
             return ValueError(f"{name}: missing from the parameters")
-        if not isinstance(params[name], np.ndarray | np.generic):
-            return TypeError(f"{name}: expected an array, got {given(params[name])}")
+        if not _is_array(unmasked(name, params[name])):
+            kind = type(params[name]).__name__
+            return TypeError(f"{name}: expected an array, got {kind}; convert it with np.asarray")
         expected = str(shapes(n)[name]).replace("'", "")  # type: ignore[arg-type]
         if params[name].ndim != len(shape) or str(params[name].shape) != expected:
             return ValueError(f"{name}: expected shape {expected}, got {params[name].shape}")
     return ValueError(f"x: expected shape (..., {next(iter(params.values())).shape[0]}), got {np.shape(x)}")
+
+
+def _is_array(p: Any) -> TypeGuard[Array]:
+    """Tell whether a parameter is a plain array; NumPy's functions give other things for other array-likes."""
+    return p.__class__ in (np.ndarray, np.memmap) or isinstance(p, np.generic)
 
 
 def _features(x: Any, dtype: npt.DTypeLike, n: int | None, *, sparse: bool = False) -> Array:
@@ -198,7 +207,7 @@ def Embedding(num_embeddings: int, features: int, w_init: Initializer | None = N
     @differentiable
     def embedding(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
         w = params.get("w") if isinstance(params, dict) else None
-        if not isinstance(w, np.ndarray) or w.ndim != 2 or w.shape[1] != features:
+        if not _is_array(w) or w.ndim != 2 or w.shape[1] != features:
             raise _misfit(params, lambda n: {"w": (num_embeddings, features)}, x)
         x = asarray(array("x", x))
         if x.dtype.kind not in "iu":

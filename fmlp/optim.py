@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fmlp import tree
-from fmlp.arguments import given, hinting, integer, number
+from fmlp.arguments import given, hinting, integer, number, unmasked
 from fmlp.arguments import schedule as checked_schedule
 from fmlp.layers import STATISTICS
 from fmlp.recording import asarray, primitive
@@ -100,13 +100,17 @@ class ScheduleState(NamedTuple):
 def apply_updates(params: Tree, updates: Tree) -> Tree:
     """Return ``params + updates``, each leaf in the parameter's dtype.
 
-    Raises ValueError, naming the path, for updates of another structure or shape.
+    Raises ValueError, naming the path, for updates of another structure or shape; TypeError for masked arrays.
 
     >>> apply_updates({"w": np.array([1.0])}, {"w": np.array([-0.5])})
     {'w': array([0.5])}
     """
     try:
         return tree.map(_moved, params, updates)
+    except TypeError:
+        tree.check_unmasked("params", params)
+        tree.check_unmasked("updates", updates)
+        raise
     except ValueError:
         if isinstance(updates, tuple) and not isinstance(params, tuple):
             raise ValueError(
@@ -560,6 +564,7 @@ def scale_by_schedule(schedule: Callable[[int], float]) -> Optimizer:
     checked_schedule("schedule", schedule, "(-inf, inf)")
 
     def update(grads: Tree, state: Any, params: Tree = None) -> tuple[Tree, Any]:
+        tree.check_unmasked("grads", grads)
         count, steps_per_epoch = state if isinstance(state, ScheduleState) else (state, np.int64(0))
         factor = _value(schedule, _number_in(count), _number_in(steps_per_epoch))
         following = _int64(_number_in(count) + 1)
@@ -609,6 +614,7 @@ def global_norm(values: Tree) -> float:
     >>> global_norm({"w": np.array([3.0]), "b": np.array([4.0])})
     5.0
     """
+    tree.check_unmasked("values", values)
     return _sqrt(sum(np.square(leaf, dtype=np.float64).sum().item() for leaf in tree.leaves(values)))
 
 
@@ -618,6 +624,7 @@ def add_decayed_weights(weight_decay: float, mask: Mask | None = None) -> Optimi
 
     def decayed(grads: Tree, params: Tree) -> Tree:
         _check_decay(params)
+        tree.check_unmasked("params", params)
         try:
             return tree.map(np.add, grads, _scaled(weight_decay, params))
         except ValueError:
@@ -777,7 +784,7 @@ def _moved(p: Any, update: Any) -> Array:
         return moved
     if np.shape(moved) != np.shape(p):
         raise ValueError
-    return asarray(moved, asarray(p).dtype)
+    return asarray(unmasked("updates", moved), asarray(p).dtype)
 
 
 @primitive
@@ -863,7 +870,11 @@ def _out_of_range(factor: float, dtype: np.dtype[Any]) -> bool:
 
 
 def _stateless(f: Callable[[Tree, Tree], Tree]) -> Optimizer:
-    return Optimizer(lambda params: (), lambda grads, state, params=None: (f(grads, params), state))
+    def update(grads: Tree, state: Any, params: Tree = None) -> tuple[Tree, Any]:
+        tree.check_unmasked("grads", grads)
+        return f(grads, params), state
+
+    return Optimizer(lambda params: (), update)
 
 
 def _learned(params: Tree) -> Tree:

@@ -105,7 +105,7 @@ def named_leaves(tree: Tree) -> Iterator[tuple[str, Any]]:
 
 def check_unmasked(name: str, tree: Tree) -> None:
     """Raise TypeError, naming the place, for a leaf that is a masked array."""
-    if "numpy.ma" in sys.modules and any(isinstance(leaf, np.ma.MaskedArray) for leaf in leaves(tree)):
+    if "numpy.ma" in sys.modules and not all(type(leaf) is np.ndarray for leaf in leaves(tree)):
         for path, leaf in named_leaves(tree):
             unmasked(f"{name}: {path}", leaf)
 

@@ -56,6 +56,7 @@ WEIGHTS = np.linspace(0, 1, 12)
 NET = serial(Dense(8), Relu(), Dense(3))
 PARAMS = NET.init(KEY, (4,))[1]
 W = {"w": np.ones((4, 3), np.float32), "b": np.zeros(3, np.float32)}
+MASKED = W | {"w": np.ma.masked_equal(W["w"], 1)}
 NORMED = serial(Dense(8), BatchNorm(), Dense(3))
 NORMED_PARAMS = NORMED.init(KEY, (4,))[1]
 DROPPING = serial(Dense(3), Dropout(0.5))
@@ -107,6 +108,16 @@ class Batches(list):
     """Batches of 12 rows that say so."""
 
     batch_size = 12
+
+
+class Tensor:
+    """What other libraries have instead of arrays."""
+
+    def __init__(self, *shape):
+        self.shape, self.ndim = shape, len(shape)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.zeros(self.shape, dtype)
 
 
 class Mlp:
@@ -302,7 +313,11 @@ TABLE = {
         ("an initializer by name", lambda: Embedding(5, 2, "normal"), TypeError,
          "w_init: expected an initializer, such as xavier_uniform(), got 'normal'"),
         ("one that draws another shape", lambda: Dense(8, lambda key, shape: X).init(KEY, (4,)), ValueError,
-         "w_init: expected it to draw shape (4, 8), got an array of float32, shape (12, 4)"),
+         "w_init: expected it to draw an array of shape (4, 8), got an array of float32, shape (12, 4)"),
+        ("one that draws a mask", lambda: Dense(3, b_init=lambda key, shape: np.ma.ones(shape)).init(
+            KEY, (4,)), TypeError, "b_init: drawn: expected an array without a mask, got a masked array of shape (3,)"),
+        ("one that draws a list", lambda: Dense(3, b_init=lambda key, shape: [0.0] * 3).init(KEY, (4,)), ValueError,
+         "b_init: expected it to draw an array of shape (3,), got [0.0, 0.0, 0.0]"),
         ("no words", lambda: Embedding(0, 2), ValueError, "num_embeddings: expected an integer of at least 1, got 0"),
         ("a rate of 1", lambda: Dropout(1), ValueError, "rate: expected a number in [0, 1), got 1"),
         ("a rate below 0", lambda: Dropout(-0.1), ValueError, "rate: expected a number in [0, 1), got -0.1"),
@@ -372,7 +387,14 @@ TABLE = {
         ("an array for a layer's dict", lambda: NET.apply(PARAMS | {"dense_0": X}, X), TypeError,
          "dense_0/params: expected a dict of arrays, got an array of float32, shape (12, 4)"),
         ("lists as parameters", lambda: Dense(3).apply({"w": [[1.0]], "b": [0.0]}, X), TypeError,
-         "w: expected an array, got "),
+         "w: expected an array, got list; convert it with np.asarray"),
+        ("a tensor as parameter", lambda: serial(Dense(3)).apply({"dense_0": W | {"b": Tensor(3)}}, X), TypeError,
+         "dense_0/b: expected an array, got Tensor; convert it with np.asarray"),
+        ("a tensor to look up", lambda: Embedding(3, 3).apply({"w": Tensor(3, 3)}, LABELS), TypeError,
+         "w: expected an array, got Tensor"),
+        ("masked parameters", lambda: Dense(3).apply(MASKED, X), TypeError, "w: expected an array without a mask"),
+        ("a masked table", lambda: Embedding(4, 3).apply(MASKED, LABELS), TypeError,
+         "w: expected an array without a mask"),
         ("another network's", lambda: NET.apply({"dense_9": W}, X), ValueError,
          "params: no layer is called dense_9; the layers are dense_0, relu_1, dense_2"),
         ("a bias of another width", lambda: Dense(3).apply(W | {"b": np.zeros(1)}, X), ValueError,
@@ -518,6 +540,18 @@ TABLE = {
          "0: expected an array of numbers, got the function"),
         ("integers as parameters", lambda: optim.adam().init({"w": LABELS}), TypeError,
          "params: expected floating-point numbers, got an array of int64"),
+        ("masked parameters", lambda: optim.apply_updates({"d": MASKED}, {"d": W}), TypeError,
+         "params: d/w: expected an array without a mask, got a masked array of shape (4, 3)"),
+        ("masked updates", lambda: optim.apply_updates(W, MASKED), TypeError, "updates: w: … without a mask"),
+        ("a masked norm", lambda: optim.global_norm(MASKED), TypeError, "values: w: … without a mask"),
+        *((f"masked gradients, {name}", lambda optimizer=optimizer: update(optimizer, MASKED, None, W), TypeError,
+           "grads: w: … without a mask")
+          for name, optimizer in {"scaled": optim.scale(2.0), "scheduled": optim.scale_by_schedule(lambda count: 1.0),
+                                  "clipped": optim.clip(1.0), "of a norm": optim.clip_by_global_norm(1.0),
+                                  "decayed": optim.add_decayed_weights(0.1)}.items()),
+        ("masked gradients", lambda: update(optim.sgd(), MASKED, None, W), TypeError, "without a mask"),
+        ("masked parameters that decay", lambda: update(optim.add_decayed_weights(0.1), W, None, MASKED), TypeError,
+         "params: w: … without a mask"),
         ("gradients of another shape", lambda: update(optim.adam(), grads=W | {"b": X[0]}, params=W), ValueError,
          "b: expected a gradient of shape (3,), got (4,)"),
         ("gradients of another tree", lambda: update(optim.sgd(), grads=W), ValueError,
