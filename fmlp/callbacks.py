@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from fmlp import losses, optim, tree
+from fmlp import metrics as own
 from fmlp.arguments import choice, given, hinting, integer, is_number, number
 from fmlp.autodiff import unbound
 from fmlp.checkpoint import Epoch
@@ -27,8 +28,9 @@ class EarlyStopping:
     """Stop when ``history[monitor]`` has not improved by more than `min_delta` for `patience` epochs; NaN never does.
 
     `mode` "min" or "max" says which way is better. It can be left out where fmlp knows: "min" for ``loss``, "min" or
-    "max" for a metric that is a function of `fmlp.losses` or `fmlp.metrics`, or has the name of one, with or without
-    ``val_``. For any other name `fit` raises ValueError before any work.
+    "max" for a metric that says so by its attribute ``higher_is_better``, False or True, as the functions of
+    `fmlp.losses` and `fmlp.metrics` do, or that has the name of one of these, with or without ``val_``. For any other
+    name `fit` raises ValueError before any work.
 
     With a `baseline`, an epoch counts as an improvement only if it is better than that, too; training does not stop
     after its first epoch. Epochs before `start_from_epoch` (counted from 0) are not looked at. With `restore_best` the
@@ -112,20 +114,14 @@ class Fold:
         return state
 
 
-SCORES = {"accuracy", "average_precision", "f1", "precision", "r2", "recall", "roc_auc", "top_k_accuracy"}
-
-
 def _direction(monitor: str, metrics: Mapping[str, Metric] = {}, hint: str = "") -> str:
-    """Say whether a low ("min") or a high ("max") value is better: of losses and of fmlp's own metrics it is known."""
+    """Say whether a low ("min") or a high ("max") value is better, as the metric says, or fmlp's own of this name."""
     name = monitor.removeprefix("val_")
-    metric: Any = unbound(metrics[name]) if name in metrics else None
-    if isinstance(metric, losses.Loss):
-        return "min"
-    if getattr(metric, "__module__", "") == "fmlp.metrics":
-        name = metric.__name__
-    if name in SCORES:
-        return "max"
-    if name in ("loss", "log_loss") or isinstance(getattr(losses, name, None), losses.Loss):
+    for metric in (metrics.get(name), getattr(own, name, None), getattr(losses, name, None)):
+        higher = getattr(unbound(cast(Any, metric)), "higher_is_better", None)
+        if isinstance(higher, bool):
+            return "max" if higher else "min"
+    if name == "loss":
         return "min"
     raise ValueError(
         f"mode: expected 'min' or 'max'{hint}, got None; fmlp knows which is better for its own losses and metrics, "

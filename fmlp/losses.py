@@ -52,6 +52,8 @@ __all__ = [
 class Loss(Differentiable[..., Any]):
     """A differentiable loss whose ``predict(output)`` and ``probabilities(output)`` interpret the network's output."""
 
+    higher_is_better = False
+
     def __init__(
         self,
         rule: Callable[..., tuple[Any, Pullback]],

@@ -58,6 +58,19 @@ __all__ = [
 ]
 
 
+def higher_is_better(f: Callable[P, R]) -> Callable[P, R]:
+    """Have a metric say that a high value is good; early stopping and `on_plateau` ask for this attribute."""
+    f.higher_is_better = True  # type: ignore[attr-defined]
+    return f
+
+
+def lower_is_better(f: Callable[P, R]) -> Callable[P, R]:
+    """Have a metric say that a low value is good."""
+    f.higher_is_better = False  # type: ignore[attr-defined]
+    return f
+
+
+@higher_is_better
 def accuracy(y_true: ArrayLike, y_pred: ArrayLike, *, weight: Weight = None) -> float:
     """Compute the fraction of rows whose label is right, or, with several labels per row, whose labels are all right.
 
@@ -94,6 +107,7 @@ def _class_score(f: Callable[..., float | Array]) -> ClassScore:
 
 
 @_class_score
+@higher_is_better
 def precision(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -126,6 +140,7 @@ def precision(
 
 
 @_class_score
+@higher_is_better
 def recall(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -149,6 +164,7 @@ def recall(
 
 
 @_class_score
+@higher_is_better
 def f1(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -185,6 +201,7 @@ def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray[np.int64]:
     return np.bincount(k * t + p, minlength=k * k).astype(np.int64, copy=False).reshape(k, k)
 
 
+@lower_is_better
 def mse(y_true: ArrayLike, y_pred: ArrayLike, *, weight: Weight = None) -> float:
     """Compute the mean squared error, ``mean((y_true - y_pred)²)``, over rows and columns.
 
@@ -198,6 +215,7 @@ def mse(y_true: ArrayLike, y_pred: ArrayLike, *, weight: Weight = None) -> float
         return _mean(np.square(t - p), weight)
 
 
+@lower_is_better
 def mae(y_true: ArrayLike, y_pred: ArrayLike, *, weight: Weight = None) -> float:
     """Compute the mean absolute error, ``mean(|y_true - y_pred|)``, over rows and columns.
 
@@ -211,6 +229,7 @@ def mae(y_true: ArrayLike, y_pred: ArrayLike, *, weight: Weight = None) -> float
         return _mean(np.abs(t - p), weight)
 
 
+@higher_is_better
 def r2(y_true: ArrayLike, y_pred: ArrayLike, *, weight: Weight = None) -> float:
     """Compute the coefficient of determination, ``1 - Σ(y_true - y_pred)² / Σ(y_true - mean(y_true))²``.
 
@@ -302,6 +321,7 @@ def _inwards(metric: Any) -> Iterator[Any]:
         metric = metric.func if isinstance(metric, functools.partial) else metric.__wrapped__ if marked else None
 
 
+@higher_is_better
 @on_output
 def roc_auc(
     y_true: ArrayLike, y_score: ArrayLike, *, average: Literal["macro", "micro", "weighted"] = "macro",
@@ -321,6 +341,7 @@ def roc_auc(
     return _one_against_rest(_area, y_true, y_score, average, weight)
 
 
+@higher_is_better
 @on_output
 def average_precision(
     y_true: ArrayLike, y_score: ArrayLike, *, average: Literal["macro", "micro", "weighted"] = "macro",
@@ -337,6 +358,7 @@ def average_precision(
     return _one_against_rest(_mean_precision, y_true, y_score, average, weight)
 
 
+@lower_is_better
 @on_output
 def log_loss(y_true: ArrayLike, y_score: ArrayLike, *, weight: Weight = None) -> float:
     """Compute the mean of ``-log p``, where p is the probability that a row's scores give to its label.
@@ -359,6 +381,7 @@ def log_loss(y_true: ArrayLike, y_score: ArrayLike, *, weight: Weight = None) ->
     return float(np.average(-np.log(np.clip(p, eps, 1 - eps)[np.arange(len(t)), t]), weights=w))
 
 
+@higher_is_better
 @on_output
 def top_k_accuracy(y_true: ArrayLike, y_score: ArrayLike, *, k: int = 2, weight: Weight = None) -> float:
     """Compute the fraction of rows whose label is among the `k` classes with the highest scores.

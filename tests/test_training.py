@@ -518,9 +518,17 @@ def rises(t, p):
     return metrics.accuracy(t, p)
 
 
+@metrics.on_output
+@metrics.lower_is_better
+def falls(t, p):
+    return 1 - metrics.accuracy(t, p)
+
+
 @pytest.mark.parametrize(
     ("name", "metric", "mode"),
     [
+        ("wrong", falls, "min"),
+        ("accuracy", functools.partial(falls), "min"),
         ("acc", metrics.accuracy, "max"),
         ("a", functools.partial(metrics.f1, average="weighted"), "max"),
         ("area", metrics.roc_auc, "max"),
@@ -550,6 +558,12 @@ def test_which_way_is_better_is_known_or_asked_for(name, metric, mode, prefix):
                 fit(**settings)
         else:
             assert callbacks._direction(monitor, {name: metric}) == mode
+
+
+def test_every_metric_says_which_way_is_better():
+    low = {"mse", "mae", "log_loss"}
+    for name in {*metrics.__all__} - {"ClassScore", "confusion_matrix", "on_output"}:
+        assert getattr(metrics, name).higher_is_better is (name not in low)
 
 
 def test_a_score_that_rises_is_not_stopped_and_does_not_lower_the_rate():
