@@ -332,7 +332,8 @@ def join(schedules: Sequence[Schedule | float], boundaries: Iterable[int]) -> Sc
 def product(*schedules: Schedule | float) -> Schedule:
     """Multiply schedules: ``schedules[0](count) · schedules[1](count) · …``. PyTorch: ChainedScheduler.
 
-    Raises ValueError without any schedule, TypeError for a schedule that is neither a function nor a number.
+    Raises ValueError without any schedule, TypeError for a schedule that is neither a function nor a number. The
+    product raises ValueError where a rate too large for a float meets one below 1, because their product is not known.
 
     >>> schedule = product(0.1, constant_lr(1.0, factor=0.5, total_iters=1), exponential_lr(1.0, gamma=0.5))
     >>> [schedule(count) for count in range(3)]
@@ -341,7 +342,14 @@ def product(*schedules: Schedule | float) -> Schedule:
     parts = [_as_schedule(f"schedules[{i}]", schedule) for i, schedule in enumerate(schedules)]
     if not parts:
         raise ValueError("schedules: expected at least one, got none")
-    return _composed(lambda count, steps: prod(rate(part, count, steps) for part in parts), parts)
+
+    def multiplied(count: int, steps_per_epoch: int) -> float:
+        rates = [rate(part, count, steps_per_epoch) for part in parts]
+        if inf in rates and any(abs(r) < 1 for r in rates):
+            raise ValueError(f"product: it is not known at count {count}, where it is {' · '.join(map(str, rates))}")
+        return prod(rates)
+
+    return _composed(multiplied, parts)
 
 
 def hold(schedule: Schedule | float, count: int) -> Schedule:

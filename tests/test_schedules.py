@@ -576,6 +576,12 @@ def test_learning_rates_that_make_no_sense_are_refused(name):
         (lambda: cyclic_lr(1, 2, 3, 0), ValueError, "step_size_down: .* at least 1, got 0"),
         (lambda: cyclic_lr(1, 2, mode="square"), ValueError, "mode: expected one of 'triangular', .*, got 'square'"),
         (lambda: cyclic_lr(1, 2, gamma=0), ValueError, r"gamma: expected a number in \(0, inf\), got 0"),
+        (
+            lambda: product(exponential_lr(1, 2), exponential_lr(1, 0.5))(2000),
+            ValueError,
+            "product: it is not known at count 2000, where it is inf · 0.0",
+        ),
+        (lambda: product(exponential_lr(1, 0.5), exponential_lr(1, 2))(1030), ValueError, "product: .* · inf"),
         (product, ValueError, "schedules: expected at least one, got none"),
         (lambda: product(1, "x"), TypeError, r"schedules\[1\]: expected a schedule or a number, got 'x'"),
         (lambda: hold(1, -1), ValueError, "count: expected an integer of at least 0, got -1"),
