@@ -406,3 +406,15 @@ def test_a_setting_may_be_a_word(hint):
 def test_wrong_use(use, message):
     with pytest.raises((TypeError, ValueError), match=message):
         use(np.array([e]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tanhshrink_keeps_its_digits(dtype):
+    mpmath = pytest.importorskip("mpmath")
+    x = np.concatenate([np.logspace(-9, 1, 101), [0.9999999, 1, 1.0000001]]).astype(dtype)
+    with mpmath.workdps(50):
+        exact = np.array([float(mpmath.mpf(float(v)) - mpmath.tanh(float(v))) for v in x])
+    for sign in (1, -1):
+        y, derivative = both("tanhshrink", sign * x, {})
+        np.testing.assert_allclose(y, sign * exact, rtol=4 * np.finfo(dtype).eps)
+        np.testing.assert_allclose(derivative, np.tanh(x.astype(np.float64)) ** 2, rtol=8 * np.finfo(dtype).eps)
