@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fmlp import data
+from fmlp.data import tables
 from fmlp.files import FileFormatError
 
 DATA = Path(__file__).parent.parent / "data"
@@ -426,6 +427,59 @@ class TestHeader:
         x, y = read(path)
         assert x.tolist() == [[1, 1], [2.5, 0]]
         assert (y.tolist(), y.dtype) == ([3, 4], np.int64)
+
+
+CELLS = ["1", "-2", "+3", "-0.0", ".5", "1.", "1E-3", " 4", "5 ", "\t6", "0.10000000000000000555"]
+ODD = [
+    "True",
+    '"7"',
+    '"8\n"',
+    "1e300",
+    "9007199254740993",
+    "nan",
+    "1e999",
+    "",
+    "x",
+    "1 2",
+    "1_0",
+    "1e",
+    "+-1",
+    "0x1",
+    "٣",
+]
+
+
+def outcome(path, label):
+    try:
+        x, y = data.read_csv(path, label, header=False)
+        return x.tobytes(), y.dtype, y.tobytes()
+    except FileFormatError as error:
+        return str(error)
+
+
+@given(st.data(), st.sampled_from(["\n", "\r\n", "\r", "\n\n"]))
+def test_plain_numbers_are_read_as_all_others(data_, end):
+    """NumPy reads lines of plain numbers, Python all others: the same values, bit for bit, and the same errors."""
+    rows = data_.draw(st.lists(st.lists(st.sampled_from(CELLS), min_size=3, max_size=3), max_size=9))
+    if rows:
+        data_.draw(st.sampled_from(rows))[data_.draw(st.integers(0, 2))] = data_.draw(st.sampled_from(CELLS[:1] + ODD))
+    if rows and data_.draw(st.booleans()):
+        rows[-1] = rows[-1][: data_.draw(st.integers(1, 3))]
+    text = end.join(map(",".join, rows)) + data_.draw(st.sampled_from(["", end, " ", "\udcff"]))
+    label = data_.draw(st.sampled_from([None, 0, 1]))
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        path = put(folder, "a.csv", text.encode(errors="surrogateescape"))
+        patch.setattr(tables, "_PART", data_.draw(st.sampled_from([6, 1 << 20])))
+        patch.setattr(tables, "_TAKEN", data_.draw(st.sampled_from([12, 1 << 18])))
+        mixed = outcome(path, label)
+        patch.setattr(tables, "_PLAIN", b"")
+        assert outcome(path, label) == mixed
+
+
+def test_numpy_reads_plain_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables.Csv, "_numbers", None)
+    x, y = data.read_csv(put(tmp_path, "a.csv", b"a,b\n1.5,2\n\n-3e2,4\n"))
+    assert (x.tolist(), y.tolist(), y.dtype) == ([[1.5], [-300.0]], [2, 4], np.int64)
 
 
 @pytest.mark.parametrize("write", ["csv", "npz", "split", "npy", "idx", "batches"])
