@@ -137,28 +137,35 @@ def batch_weight(f: Callable[..., Any], y: Any, weight: Any) -> float:
 
 
 def half_in_single(rule: Callable[P, tuple[Y, Pullback]]) -> Callable[P, tuple[Y, Pullback]]:
-    """Make a rule compute in float32 when its first argument is float16.
+    """Make a rule compute in float32 when its first argument is float16."""
+    single = in_single(rule)
+
+    @functools.wraps(rule)
+    def either(*args: P.args, **kwargs: P.kwargs) -> tuple[Y, Pullback]:
+        half = args and getattr(args[0], "dtype", None) == _HALF
+        return (single if half else rule)(*args, **kwargs)
+
+    return either
+
+
+def in_single(rule: Callable[P, tuple[Y, Pullback]]) -> Callable[P, tuple[Y, Pullback]]:
+    """Make a rule compute in float32 and return float16, in which numbers that are too large become infinite.
 
     NumPy rounds to float16 after every step, and a sum or a square would soon overflow.
     """
 
-    @functools.wraps(rule)
-    def wide(*args: P.args, **kwargs: P.kwargs) -> tuple[Y, Pullback]:
-        if not args or getattr(args[0], "dtype", None) != _HALF:
-            return rule(*args, **kwargs)
-        y, pullback = rule(*tree.cast(args, np.float32), **kwargs)
-        return narrowed(y), lambda dy: map(narrowed, pullback(tree.cast(dy, np.float32)))
+    def narrow(values: Tree) -> Any:
+        with np.errstate(over="ignore"):
+            return tree.map(lambda leaf: asarray(leaf).astype(_HALF)[()], values)
 
-    return wide
+    def single(*args: P.args, **kwargs: P.kwargs) -> tuple[Y, Pullback]:
+        y, pullback = rule(*tree.cast(args, np.float32), **kwargs)
+        return narrow(y), lambda dy: map(narrow, pullback(tree.cast(dy, np.float32)))
+
+    return single
 
 
 _HALF = np.dtype(np.float16)
-
-
-def narrowed(values: Tree) -> Any:
-    """Return numbers as float16; numbers that are too large become infinite."""
-    with np.errstate(over="ignore"):
-        return tree.map(lambda leaf: asarray(leaf).astype(_HALF)[()], values)
 
 
 def unbound(f: Callable[..., Any]) -> Callable[..., Any]:

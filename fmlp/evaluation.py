@@ -149,11 +149,12 @@ def calibrate(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024, comm:
 
 def calibrated(net: Layer, params: Tree, inputs: Iterable[Any], group: Alone, *, parts: bool = False) -> Tree:
     """Put the moments of inputs into the parameters. Each is one process's own, or of `parts` that all have of it."""
-    # Copies, so that each leaf is an object of its own and can be told by its identity. The key is for layers that
-    # insist on one in training.
-    params, key = tree.map(np.array, params), random.key(0)
-    leaves = tree.leaves(params)
-    index = {id(leaf): i for i, leaf in enumerate(leaves)}
+    # Copies, so that each leaf is an object of its own and can be told by its identity; in float32 instead of float16,
+    # because layers would compute with copies. The key is for layers that insist on one in training.
+    leaves, key = [np.array(leaf) for leaf in tree.leaves(params)], random.key(0)
+    wide = [leaf.astype(np.float32) if leaf.dtype == np.float16 else leaf for leaf in leaves]
+    params = tree.unflatten(params, wide)
+    index = {id(leaf): i for i, leaf in enumerate(wide)}
     found: list[tuple[tuple[int, ...], tuple[Array, Array, int]]] = []
     for x in inputs:
         calibration = Calibration(group.shard(count_rows(x)) if parts else None)

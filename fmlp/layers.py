@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from fmlp import activations, random
 from fmlp.arguments import array, given, hinting, integer, number, shape_of_one, unmasked
-from fmlp.autodiff import Differentiable, Pullback, differentiable, rule_of
+from fmlp.autodiff import Differentiable, Pullback, differentiable, in_single, rule_of
 from fmlp.initializers import Initializer, constant, guarded, normal, ones, xavier_uniform, zeros
 from fmlp.random import Key
 from fmlp.recording import asarray
@@ -68,9 +68,10 @@ def _layer(
 
     All that such rules take for granted is seen to here: every parameter is there, an array, and has the shape that
     ``shapes(n)`` says, the first of them beginning with n; x is of n features (unless it may be of `any_width`) and in
-    the parameters' dtype; more axes than two are rows. ``init(key, n)`` returns m and the parameters.
+    the parameters' dtype, or both are in float32 if the parameters are float16; more axes than two are rows.
+    ``init(key, n)`` returns m and the parameters.
     """
-    first, *_ = shapes(1)
+    (first, *_), single = shapes(1), in_single(rule)
 
     def init_of_shape(key: Key, shape: Shape) -> tuple[Shape, Tree]:
         m, params = init(key, _width(shape))
@@ -90,9 +91,10 @@ def _layer(
         if not fits:
             raise _misfit(params, shapes, x)
         x = _features(x, leaf.dtype, None if any_width else n, sparse=sparse)
+        of_rows = rule if leaf.dtype.itemsize > 2 else single
         if x.ndim == 2:
-            return rule(params, x, train)
-        y, pullback = rule(params, x.reshape(-1, x.shape[-1]), train)
+            return of_rows(params, x, train)
+        y, pullback = of_rows(params, x.reshape(-1, x.shape[-1]), train)
 
         def with_axes(dy: Array) -> Iterator[Any]:
             cotangents = iter(pullback(dy.reshape(-1, dy.shape[-1])))
@@ -216,9 +218,9 @@ def Embedding(num_embeddings: int, features: int, w_init: Initializer | None = N
             raise ValueError(f"x: expected indices from 0 to {len(w) - 1}, got {x.min()} to {x.max()}")
 
         def pullback(dy: Array) -> Iterator[Any]:
-            dw = np.zeros_like(w)
+            dw = np.zeros_like(w, np.result_type(w, np.float32))  # float16 would lose what it adds up
             np.add.at(dw, x, dy)
-            yield {"w": dw}
+            yield {"w": dw.astype(w.dtype, copy=False)}
             yield None
 
         return w[x], pullback
@@ -317,8 +319,8 @@ def LayerNorm(*, eps: float = 1e-5) -> Layer:
 def RMSNorm(*, eps: float | None = None) -> Layer:
     """Scale each row to a root mean square of 1: ``y = scale x / √(mean x² + eps)``, (..., n) to (..., n).
 
-    Parameter: `scale` (n,) of ones. `eps` is by default the machine epsilon of the parameters' dtype; below 1e-37 it
-    counts as 1e-37. Zhang and Sennrich 2019, arXiv 1910.07467. PyTorch: RMSNorm.
+    Parameter: `scale` (n,) of ones. `eps` is by default the machine epsilon of the parameters' dtype, or of float32
+    for float16; below 1e-37 it counts as 1e-37. Zhang and Sennrich 2019, arXiv 1910.07467. PyTorch: RMSNorm.
 
     >>> layer = RMSNorm(eps=0.0)
     >>> _, params = layer.init(random.key(0), (2,))

@@ -198,7 +198,7 @@ def _layer_norm(g: _Graph, path: str, params: Tree, x: str, *, eps: float) -> st
 
 
 def _rms_norm(g: _Graph, path: str, params: Tree, x: str, *, eps: float | None) -> str:
-    eps = float(np.finfo(params["scale"].dtype).eps) if eps is None else eps
+    eps = float(np.finfo(np.result_type(params["scale"], np.float32)).eps) if eps is None else eps
     square = g.raw("ReduceMean", g.node("Mul", x, x), g.array("last", [-1], np.int64))
     z = g.node("Div", x, g.node("Sqrt", g.node("Add", square, eps)))
     return g.node("Mul", z, g.array(f"{path}scale", params["scale"]))

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlp import random
-from fmlp.autodiff import narrowed
 from fmlp.random import Key
 from fmlp.tree import Array, Tree
 
@@ -119,12 +118,7 @@ def pooled(means: Array, variances: Array, rows: Array) -> tuple[Array, Array]:
 
 
 def standardized(x: Array, axis: Literal[0, -1], eps: Any) -> tuple[Array, Array, Array, Array]:
-    """Return ``z = (x - mean) r``, ``r = 1 / √(var + eps)``, mean and var along `axis`, which is kept.
-
-    float16 is computed in float32, because its sums and squares soon overflow.
-    """
-    if x.dtype == np.float16:
-        return narrowed(standardized(x.astype(np.float32), axis, eps))  # type: ignore[no-any-return]
+    """Return ``z = (x - mean) r``, ``r = 1 / √(var + eps)``, mean and var along `axis`, which is kept."""
     try:
         return _in_range(x, axis, eps)
     except FloatingPointError:  # the squares overflow: z is the same for x / s
@@ -147,9 +141,7 @@ def _in_range(x: Array, axis: Literal[0, -1], eps: Any) -> tuple[Array, Array, A
 
 
 def rms_normalized(x: Array, eps: float) -> tuple[Array, Array]:
-    """Return ``z = x r`` and ``r = 1 / √(mean x² + eps)`` along the last axis, which is kept; float16 as above."""
-    if x.dtype == np.float16:
-        return narrowed(rms_normalized(x.astype(np.float32), eps))  # type: ignore[no-any-return]
+    """Return ``z = x r`` and ``r = 1 / √(mean x² + eps)`` along the last axis, which is kept."""
     try:
         with np.errstate(over="raise"):
             r = 1 / np.sqrt(mean_of(np.square(x), -1) + eps)

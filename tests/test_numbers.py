@@ -595,6 +595,32 @@ def test_training_on_constant_data_is_finite(dtype, value):
     assert finite(fmlp.predict(net, result.params, data[0]))
 
 
+OF_FLOAT16 = {
+    "dense": (Dense(4), (300,), np.full((4000, 300), 30.0)),
+    "embedding": (layers.Embedding(3, 2), (), np.zeros(5000, int)),
+    "batch_norm": (BatchNorm(), (2,), np.linspace([-30000, 0.5], [5000, 0.25], 70000)),
+    "layer_norm": (LayerNorm(), (100_000,), np.linspace([-1000, 0], [5000, 60000], 100_000).T),
+    "rms_norm": (layers.RMSNorm(), (100_000,), np.linspace([-1000, 0], [5000, 60000], 100_000).T),
+    "prelu": (Prelu(2), (2,), np.full((4000, 5, 2), -10.0)),
+    "glu": (layers.GLU(), (4,), np.full((3, 4), 300.0)),
+}
+
+
+@pytest.mark.parametrize("name", OF_FLOAT16)
+@pytest.mark.parametrize("train", [False, True])
+def test_layers_of_float16_are_rounded_once(name, train):
+    layer, shape, x = OF_FLOAT16[name]
+    x = x.astype(np.float16) if x.dtype.kind == "f" else x
+    params = fmlp.calibrate(layer, tree.cast(layer.init(random.key(0), shape)[1], np.float16), x)
+    assert {leaf.dtype for leaf in tree.leaves(params)} <= {np.dtype(np.float16)}
+    y, cotangents = both(layer.apply, params, x, train=train, dy=0.01)
+    exact = both(layer.apply, tree.cast(params, np.float64), tree.cast(x, np.float64), train=train, dy=np.float16(0.01))
+    for value, expected in zip(tree.leaves((y, cotangents)), tree.leaves(exact), strict=True):
+        assert value.dtype == np.float16
+        with np.errstate(over="ignore"):
+            np.testing.assert_allclose(value, expected.astype(np.float16), rtol=2e-3, atol=1e-5 + 2e-7 * len(x))
+
+
 def test_norms_of_many_float16_numbers_are_those_of_float64():
     x = random.generator(random.key(0)).normal(1, 100, (2, 100_000)).astype(np.float16)
     for layer, mean in ((LayerNorm(), 1), (RMSNorm(), 0)):
