@@ -156,7 +156,7 @@ def in_single(rule: Callable[P, tuple[Y, Pullback]]) -> Callable[P, tuple[Y, Pul
 
     def narrow(values: Tree) -> Any:
         with np.errstate(over="ignore"):
-            return tree.map(lambda leaf: asarray(leaf).astype(_HALF)[()], values)
+            return tree.map(lambda leaf: asarray(leaf, _HALF)[()], values)
 
     def single(*args: P.args, **kwargs: P.kwargs) -> tuple[Y, Pullback]:
         y, pullback = rule(*tree.cast(args, np.float32), **kwargs)

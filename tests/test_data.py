@@ -482,6 +482,19 @@ def test_numpy_reads_plain_numbers(tmp_path, monkeypatch):
     assert (x.tolist(), y.tolist(), y.dtype) == ([[1.5], [-300.0]], [2, 4], np.int64)
 
 
+def test_a_part_of_a_table_has_at_least_one_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_PART", 1)
+    file = tables.csv_file(put(tmp_path, "a.csv", b"a,b\n1,2\n3,True\n5,6\n"), None)
+    assert [column.tolist() for column, _ in file.parts([0, 1])] == [[1], [3], [5]]
+
+
+def test_an_idx_file_may_hold_as_much_as_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("fmlp.data.idx.unpacked_limit", lambda size: 3)
+    assert data.read_idx(put(tmp_path, "a", idx_bytes(np.arange(3, dtype=np.uint8)))).tolist() == [0, 1, 2]
+    with pytest.raises(FileFormatError, match="expected at most 3 values, got 4"):
+        data.read_idx(put(tmp_path, "a", idx_bytes(np.arange(4, dtype=np.uint8))))
+
+
 @pytest.mark.parametrize("write", ["csv", "npz", "split", "npy", "idx", "batches"])
 class TestNothingIsRoundedAway:
     """float32 where it tells values apart, otherwise float64."""

@@ -85,7 +85,8 @@ NAMES = {"any": "all", "min": "max", "minimum": "maximum", "argmin": "argmax", "
 NAMES |= {"sum": "mean", "zeros_like": "ones_like", "floor": "ceil", **{b: a for a, b in NAMES.items()}, "std": "var"}
 ROUGH = {"log1p": "np.log(1 + ({}))", "expm1": "np.exp({}) - 1", "sqrt": "np.abs({})"}
 
-SYMMETRIC = {"maximum", "minimum", "max", "min", "add", "multiply", "array_equal", "result_type", "logaddexp"}
+SYMMETRIC = {"maximum", "minimum", "max", "min", "add", "multiply", "array_equal", "result_type", "suppress"}
+SYMMETRIC |= {"logaddexp"}
 OF_TYPES = {"isinstance", "issubclass", "hasattr", "getattr", "setattr", "cast"}
 METHODS = {"astype", "reshape", "copy", "ravel", "item", "strip", "lower"}
 ONLY_SPEED = {"copy", "strict", "stacklevel"}
@@ -202,6 +203,7 @@ BY_HAND = [
 
 # Mutants that do the same as fmlp: (function, the node's code, the code in its place): why.
 EQUIVALENT = {
+    ("_zeros", "20", "21"): "only more memory",
     ("zeros_like", "1 << 20", "1"): "only speed: NumPy takes the number 0 as well",
     (
         "_Subset.__getitem__",
