@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count, islice
-from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fmlp import optim, random, tree
-from fmlp.distributed import Alone, Batch, group_of
+from fmlp.distributed import Batch, group_of
 from fmlp.optim import Optimizer
 from fmlp.random import Key
 from fmlp.tree import Tree
@@ -61,14 +60,16 @@ def descent(
     key: Key,
     *,
     skip: int = 0,
+    donate: bool = False,
     comm: Any = None,
 ) -> Iterator[Step]:
     """Take a step of `optimizer` for each of `batches`, and yield a `Step` after each.
 
     `objective` is what `fmlp.objective` makes, `batches` are `Batch` or tuples ``(x, y)`` or ``(x, y, weight)``. Each
-    step gets a key of its own, made of `key`. The first `skip` batches are passed over with their keys, to go on where
-    an earlier descent stopped. With `comm`, each rank passes its parts of the batches, and `objective` is made by
-    `fmlp.distributed.objective`.
+    step gets a key of its own, made of `key`. The first `skip` batches are passed over with their keys, to continue
+    where an earlier descent stopped. With `donate`, a step may write its results into the memory of those of two steps
+    before, which is faster: use only the last two. With `comm`, each rank passes its parts of the batches, and
+    `objective` is made by `fmlp.distributed.objective`.
 
     Raises `NonFiniteError`, which names the step and the leaf, for a loss that is not finite, and after the last step
     for parameters that are not.
@@ -84,25 +85,52 @@ def descent(
     0.25 [[0.75]]
     0.0625 [[0.875]]
     """
-    return _steps(group_of(comm), objective, optimizer, params, state, batches, key, skip)
+    group = group_of(comm)
+
+    def update(params: Tree, state: Any, loss: Any, grads: Tree) -> tuple[Any, Tree, Any]:
+        if not np.isfinite(loss):
+            raise _LossError(loss)
+        updates, state = optimizer.update(grads, state, params)
+        return loss, optim.apply_updates(params, updates), state
+
+    step, gradient = group.step(objective, optimizer, update), group.value_and_grad(objective)
+    return _steps(step, gradient, params, state, batches, key, skip, donate, group.agreed)
+
+
+class _LossError(ArithmeticError):
+    """The loss of a step, its argument, is not finite."""
 
 
 def _steps(
-    group: Alone, objective: Any, optimizer: Optimizer, params: Tree, state: Any, batches: Any, key: Key, skip: int
+    step: Callable[..., Any],
+    gradient: Callable[..., Any],
+    params: Tree,
+    state: Any,
+    batches: Iterable[Any],
+    key: Key,
+    skip: int,
+    donate: bool,
+    agreed: Callable[[BaseException], BaseException],
 ) -> Iterator[Step]:
-    evaluate = group.value_and_grad(objective)
-    before, grads, i = params, None, skip - 1
+    now, before, i = (params, state), None, skip - 1
     for i, (batch, step_key) in enumerate(islice(zip(batches, _keys(key), strict=False), skip, None), skip):
-        with np.errstate(**QUIET):
-            loss, next_grads, weight = evaluate(params, batch if type(batch) is Batch else Batch(*batch), step_key)
-            if not isfinite(loss):
-                raise group.agreed(_non_finite(i, loss, params, before, grads))
-            grads, before = next_grads, params
-            updates, state = optimizer.update(grads, state, params)
-            params = optim.apply_updates(params, updates)
-        yield Step(params, state, float(loss), weight)
-    if first_non_finite(params):
-        raise group.agreed(_non_finite(i + 1, None, params, before, grads))
+        batch = batch if type(batch) is Batch else Batch(*batch)
+        spare = None
+        if donate:  # the caller's own arrays are never written to
+            spare = before[0] if before and i > skip + 1 else tree.map(_memory, now)
+        try:
+            with np.errstate(**QUIET):
+                (loss, *reached), weight = step(spare, *now, batch, step_key)
+        except _LossError as error:
+            raise agreed(_non_finite(i, error.args[0], now[0], before, gradient)) from None
+        now, before = (reached[0], reached[1]), (now, batch, step_key)
+        yield Step(*now, float(loss), weight)
+    if first_non_finite(now[0]):
+        raise agreed(_non_finite(i + 1, None, now[0], before, gradient))
+
+
+def _memory(leaf: Any) -> Any:
+    return np.empty_like(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
 def _keys(key: Key) -> Iterator[Key]:
@@ -115,14 +143,20 @@ def first_non_finite(values: Tree) -> str | None:
     return next((path for path, leaf in tree.named_leaves(values) if not np.isfinite(leaf).all()), None)
 
 
-def _non_finite(step: int, loss: Any, params: Tree, before: Tree, grads: Tree) -> NonFiniteError:
+def _non_finite(step: int, loss: Any, params: Tree, before: Any, gradient: Callable[..., Any]) -> NonFiniteError:
     """Find out what went wrong first: the gradient of the step before, its update, or this step's loss."""
-    if grads is not None and (leaf := first_non_finite(grads)):
-        return NonFiniteError(f"step {step - 1}: the gradient of {leaf} is not finite", before)
-    if leaf := first_non_finite(params):
+    leaf = first_non_finite(params)
+    if before and leaf:
+        (earlier, _), batch, key = before
+        with np.errstate(**QUIET):
+            _, grads, _ = gradient(earlier, batch, key)
+        if of_gradient := first_non_finite(grads):
+            return NonFiniteError(f"step {step - 1}: the gradient of {of_gradient} is not finite", earlier)
         return NonFiniteError(
-            f"step {step - 1}: the update made {leaf} infinite; is the learning rate too high?", before
+            f"step {step - 1}: the update made {leaf} infinite; is the learning rate too high?", earlier
         )
+    if leaf:
+        return NonFiniteError(f"step {step}: the loss is {loss}, because {leaf} is not finite", params)
     largest = {path: np.abs(leaf).max(initial=0) for path, leaf in tree.named_leaves(params)}
     path = max(largest, key=largest.__getitem__)
     return NonFiniteError(

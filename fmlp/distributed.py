@@ -29,7 +29,9 @@ from fmlp import autodiff, tree
 from fmlp.arguments import given
 from fmlp.autodiff import Differentiable, Pullback, differentiable, row_weights_of, rule_of
 from fmlp.checkpoint import describe, differences
+from fmlp.jit import kept
 from fmlp.random import Key
+from fmlp.recording import asarray
 from fmlp.signals import Interrupted, Interrupts
 from fmlp.statistics import Shard
 from fmlp.tree import Array, Tree
@@ -135,6 +137,7 @@ def value_and_grad(f: Callable[..., Any], comm: Any) -> Callable[..., tuple[Any,
     >>> from fmlp import layers, losses
     >>> class Alone:                                           # as MPI.COMM_SELF
     ...     rank, size = 0, 1
+    ...     def allgather(self, value): return [value]
     ...     def Allreduce(self, values, total): total[...] = values
     >>> f = objective(layers.Dense(1, bias=False).apply, losses.mse)
     >>> value_and_grad(f, Alone())({"w": np.array([[2.0]])}, np.array([[3.0]]), np.array([[5.0]]))
@@ -142,8 +145,10 @@ def value_and_grad(f: Callable[..., Any], comm: Any) -> Callable[..., tuple[Any,
     """
     total = summed(f, comm)
 
-    def evaluate(params: Tree, x: Any, y: Any, **settings: Any) -> tuple[Any, Tree]:
-        value, grads, _ = total(params, x, y, **settings)
+    def evaluate(
+        params: Tree, x: Any, y: Any, *, key: Key | None = None, weight: Any = None, start: int | None = None
+    ) -> tuple[Any, Tree]:
+        value, grads, _ = total(params, Batch(x, y, weight, start), key)
         return value, grads
 
     return evaluate
@@ -151,23 +156,25 @@ def value_and_grad(f: Callable[..., Any], comm: Any) -> Callable[..., tuple[Any,
 
 def summed(
     f: Callable[..., Any], comm: Any, interrupted: Callable[[], bool] = lambda: False
-) -> Callable[..., tuple[Any, Tree, float]]:
+) -> Callable[[Tree, Batch, Key | None], tuple[Any, Tree, float]]:
     """Do as `value_and_grad`, and return the weight of the whole batch too: its rows, or the sum of their weights.
 
     `Interrupted` is raised on all ranks when `interrupted` is true on one of them.
     """
     rule = rule_of(f, "value_and_grad")
 
-    def evaluate(
-        params: Tree, x: Any, y: Any, *, key: Key | None = None, weight: Any = None, start: int | None = None
-    ) -> tuple[Any, Tree, float]:
-        own = autodiff.batch_weight(f, y, weight)
-        shard = Shard(comm, len(y), start)
-        value, pullback = rule(params, x, y, key=key, weight=weight, train=shard)
-        scalar = np.asarray(value).dtype.type
+    def part(params: Tree, x: Any, y: Any, weight: Any, start: int, key: Key | None, own: Any) -> tuple[Any, Tree]:
+        value, pullback = rule(params, x, y, key=key, weight=weight, train=Shard(comm, start))
+        return value, next(iter(pullback(own.astype(asarray(value).dtype))))
+
+    gradient = kept(f, (comm,), part)
+
+    def evaluate(params: Tree, batch: Batch, key: Key | None) -> tuple[Any, Tree, float]:
+        own = autodiff.batch_weight(f, batch.y, batch.weight)
+        start = sum(comm.allgather(len(batch.y))[: comm.rank]) if batch.start is None else batch.start
+        value, grads = gradient(params, batch.x, batch.y, batch.weight, start, key, np.float64(own))
         # Sums, not means: they need no knowledge of the other ranks before the one exchange.
-        grads = next(iter(pullback(scalar(own))))
-        numbers = np.array([value * own, own, interrupted()], scalar)
+        numbers = np.array([value * own, own, interrupted()], np.asarray(value).dtype)
         vector, unravel = tree.ravel((grads, numbers))
         sums = tree.aligned(vector.size, vector.dtype)
         comm.Allreduce(vector, sums)
@@ -200,19 +207,40 @@ class Alone:
         """Make the function from parameters, a `Batch` and a key to the loss, the gradient and the batch's weight."""
         evaluate = autodiff.value_and_grad(objective)
 
-        def step(params: Tree, batch: Batch, key: Key) -> tuple[Any, Tree, float]:
+        def of_batch(params: Tree, batch: Batch, key: Key) -> tuple[Any, Tree, float]:
             x, y, weight, _ = batch
             value, grads = evaluate(params, x, y, key=key, weight=weight)
             return value, grads, autodiff.batch_weight(objective, y, weight)
 
-        return step
+        return of_batch
+
+    def step(
+        self, objective: Callable[..., Any], optimizer: Any, update: Callable[..., Any]
+    ) -> Callable[..., tuple[Any, float]]:
+        """Plan ``update(params, state, loss, grads)``, a step of `optimizer`, with the gradient of a batch.
+
+        Make the function from ``(spare, params, state, batch, key)`` to the result of `update` and the batch's weight.
+        The result may be written into the memory of the trees in `spare`.
+        """
+        evaluate = autodiff.value_and_grad(objective)
+
+        def step(spare: Any, params: Tree, state: Any, x: Any, y: Any, weight: Any, key: Key) -> Any:
+            return update(params, state, *evaluate(params, x, y, key=key, weight=weight))
+
+        planned = kept(objective, (optimizer.update,), step, donate=0)
+
+        def of_batch(spare: Any, params: Tree, state: Any, batch: Batch, key: Key) -> Any:
+            x, y, weight, _ = batch
+            return planned(spare, params, state, x, y, weight, key), autodiff.batch_weight(objective, y, weight)
+
+        return of_batch
 
     def rows(self, n: int) -> Rows:
         """Say which rows of the data set the `n` rows here are."""
         return Rows(self, n)
 
-    def shard(self, rows: int) -> Shard | None:
-        """Return what tells layers that these rows are a part of a batch, None where they are all of it."""
+    def shard(self) -> Shard | None:
+        """Return what tells layers that their rows are a part of a batch, None where they are all of it."""
         return None
 
     def in_step(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -268,16 +296,26 @@ class Ranks(Alone):
         return found
 
     def value_and_grad(self, objective: Callable[..., Any]) -> Callable[..., tuple[Any, Tree, float]]:
-        evaluate = summed(objective, self.comm, lambda: self.interrupted())
+        return summed(objective, self.comm, lambda: self.interrupted())
 
-        def step(params: Tree, batch: Batch, key: Key) -> tuple[Any, Tree, float]:
-            x, y, weight, start = batch
-            return evaluate(params, x, y, key=key, weight=weight, start=start)
+    def step(
+        self, objective: Callable[..., Any], optimizer: Any, update: Callable[..., Any]
+    ) -> Callable[..., tuple[Any, float]]:
+        evaluate = self.value_and_grad(objective)
 
-        return step
+        def step(spare: Any, params: Tree, state: Any, loss: Any, grads: Tree) -> Any:
+            return update(params, state, loss, grads)
 
-    def shard(self, rows: int) -> Shard | None:
-        return Shard(self.comm, rows)
+        planned = kept(objective, (optimizer.update,), step, donate=0)
+
+        def of_batch(spare: Any, params: Tree, state: Any, batch: Batch, key: Key) -> Any:
+            loss, grads, weight = evaluate(params, batch, key)
+            return planned(spare, params, state, loss, grads), weight
+
+        return of_batch
+
+    def shard(self) -> Shard | None:
+        return Shard(self.comm)
 
     def in_step(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         empty, batches = None, iter(batches)

@@ -14,6 +14,7 @@ from fmlp.arguments import function, given, hinting, inside, integer, is_number
 from fmlp.autodiff import batch_weight, call_loss, check_output, row_weights_of
 from fmlp.batches import Examples, check_finite, count_rows, examples, in_turn, inputs, is_pair, kind, slices, take
 from fmlp.distributed import Alone, group_of
+from fmlp.jit import kept
 from fmlp.layers import Layer, check_net
 from fmlp.metrics import has_a_name, wants_output, wants_scores, weight_keyword
 from fmlp.statistics import Calibration, pooled
@@ -44,9 +45,10 @@ def predict(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Any:
     tree.check_unmasked("params", params)
     x = inputs("x", x)
     n = count_rows(x)
+    apply = kept(net.apply, (), net.apply)
     if n <= batch_size:
-        return tree.map(np.array, net.apply(params, take(x, slice(None))))  # Identity() returns x itself
-    outputs = [net.apply(params, part) for part in in_turn(x, slices(n, batch_size))]
+        return tree.map(np.array, apply(params, take(x, slice(None))))  # Identity() returns x itself
+    outputs = [apply(params, part) for part in in_turn(x, slices(n, batch_size))]
     return tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
 
@@ -150,27 +152,18 @@ def calibrate(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024, comm:
 def calibrated(net: Layer, params: Tree, inputs: Iterable[Any], group: Alone, *, parts: bool = False) -> Tree:
     """Put the moments of inputs into the parameters. Each is one process's own, or of `parts` that all have of it."""
     # Copies, so that each leaf is an object of its own and can be told by its identity; in float32 instead of float16,
-    # because layers would compute with copies. The key is for layers that insist on one in training.
-    leaves, key = [np.array(leaf) for leaf in tree.leaves(params)], random.key(0)
-    wide = [leaf.astype(np.float32) if leaf.dtype == np.float16 else leaf for leaf in leaves]
-    params = tree.unflatten(params, wide)
-    index = {id(leaf): i for i, leaf in enumerate(wide)}
-    found: list[tuple[tuple[int, ...], tuple[Array, Array, int]]] = []
+    # because layers would compute with copies.
+    leaves = [np.array(leaf) for leaf in tree.leaves(params)]
+    wide = tree.unflatten(params, [leaf.astype(np.float32) if leaf.dtype == np.float16 else leaf for leaf in leaves])
+    moments_of = _moments_of(net, group.shard() if parts else None)
+    found: list[tuple[tuple[int, ...], tuple[Any, ...]]] = []
     for x in inputs:
-        calibration = Calibration(group.shard(count_rows(x)) if parts else None)
-        net.apply(params, x, train=calibration, key=key)
-        if not calibration.moments:
+        if not (of_batch := moments_of(wide, x)):
             break
-        for node, mean, var, rows in calibration.moments:
-            places = tuple(index.get(id(node[name]), -1) for name in ("mean", "var", "count"))
-            if -1 in places:
-                raise ValueError(
-                    "calibrate: a layer hands copies of its parameters to BatchNorm; expected the very arrays"
-                )
-            found.append((places, (mean, var, rows)))
+        found += of_batch
     if not parts:
         found = [moments for own in group.collect(found) for moments in own]
-    gathered: dict[tuple[int, ...], list[tuple[Array, Array, int]]] = {}
+    gathered: dict[tuple[int, ...], list[tuple[Any, ...]]] = {}
     for places, moments in found:
         gathered.setdefault(places, []).append(moments)
     for places, layer in gathered.items():
@@ -179,6 +172,27 @@ def calibrated(net: Layer, params: Tree, inputs: Iterable[Any], group: Alone, *,
         for i, statistic in zip(places, (mean, var, n.sum()), strict=True):
             leaves[i] = np.asarray(np.minimum(statistic, np.finfo(leaves[i].dtype).max), leaves[i].dtype)
     return tree.unflatten(params, leaves)
+
+
+def _moments_of(net: Layer, shard: Any) -> Callable[[Tree, Any], list[tuple[tuple[int, ...], tuple[Any, ...]]]]:
+    """Plan the function from parameters and rows to the moments of each BatchNorm, and where its statistics are."""
+    key = random.key(0)  # for layers that insist on one in training
+
+    def moments(params: Tree, x: Any) -> list[tuple[tuple[int, ...], tuple[Any, ...]]]:
+        index = {id(leaf): i for i, leaf in enumerate(tree.leaves(params))}
+        calibration = Calibration(shard)
+        net.apply(params, x, train=calibration, key=key)
+        found: list[tuple[tuple[int, ...], tuple[Any, ...]]] = []
+        for node, *numbers in calibration.moments:
+            places = tuple(index.get(id(node[name]), -1) for name in ("mean", "var", "count"))
+            if -1 in places:
+                raise ValueError(
+                    "calibrate: a layer hands copies of its parameters to BatchNorm; expected the very arrays"
+                )
+            found.append((places, tuple(numbers)))
+        return found
+
+    return kept(net.apply, (shard and shard.comm,), moments)
 
 
 def _measured(

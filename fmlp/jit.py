@@ -29,6 +29,12 @@ MOST = 16
 MOST_BYTES = 1 << 28
 """The most memory that all plans of a function use together, unless a single plan needs more."""
 
+AFTER = 8
+"""The number of calls after which fmlp's own functions, such as the steps of `fit`, are planned."""
+
+KEPT = 4
+"""The number of functions that are kept with one owner."""
+
 _disabled: ContextVar[bool] = ContextVar("disabled", default=False)
 
 
@@ -75,15 +81,32 @@ def disable_jit() -> Iterator[None]:
         _disabled.reset(token)
 
 
+def kept(owner: Any, parts: tuple[Any, ...], f: Callable[P, R], donate: int | tuple[int, ...] = ()) -> Jitted[P, R]:
+    """Return ``jit(f)``, kept with `owner`, a function, so that its plans live as long as the owner.
+
+    `parts` are the objects that `f` uses besides the owner: for the same ones, the same function is returned. Its first
+    calls run as written, because a plan costs as much as many calls.
+    """
+    plans = getattr(owner, "__dict__", {}).setdefault("_jitted", {})
+    name = f.__qualname__, *map(id, parts)  # the ids stay in use as long as f is kept
+    jitted = plans.pop(name, None) or Jitted(f, donate, after=AFTER)
+    plans[name] = jitted
+    while len(plans) > KEPT:
+        del plans[next(iter(plans))]
+    return jitted
+
+
 class Jitted(Generic[P, R]):
     """A function made by `jit`."""
 
     __name__: str
 
-    def __init__(self, f: Callable[P, R], donate: int | tuple[int, ...] = (), passes: frozenset[str] = PASSES) -> None:
+    def __init__(
+        self, f: Callable[P, R], donate: int | tuple[int, ...] = (), passes: frozenset[str] = PASSES, after: int = 0
+    ) -> None:
         functools.update_wrapper(self, function("f", f), updated=())
         self.__name__ = getattr(f, "__name__", type(f).__name__)
-        self._f, self._passes = f, passes
+        self._f, self._passes, self._after = f, passes, after
         self._donate = tuple(integer("donate", i, 0) for i in (donate if isinstance(donate, tuple) else (donate,)))
         self._cases: dict[Any, _Case] = {}
         self._latest = _Case()
@@ -107,7 +130,8 @@ class Jitted(Generic[P, R]):
                     return result  # type: ignore[no-any-return]
         finally:
             case.plans += [] if case.impure else tried
-        if case.failures >= MOST or len(tried) == MOST:
+        case.calls += 1
+        if case.calls <= self._after or case.failures >= MOST or len(tried) == MOST:
             return self._f(*args, **kwargs)
         return self._recorded(case, args, kwargs)
 
@@ -123,7 +147,7 @@ class Jitted(Generic[P, R]):
         module = sys.modules.get(self.__module__)
         if getattr(module, self.__name__, None) is self:
             return self.__name__
-        return type(self), (self._f, self._donate, self._passes)
+        return type(self), (self._f, self._donate, self._passes, self._after)
 
     def __repr__(self) -> str:
         """Show the name, like a function."""
@@ -204,6 +228,7 @@ class _Case:
     ) -> None:
         self.read, self.donated, self.why = read, donated, why
         self.plans: list[Plan] = []
+        self.calls = 0  # that no plan has answered
         self.failures = MOST if why else 0  # failed recordings; after MOST of them, no more are tried
         self.impure = self.replayed = False
 

@@ -281,11 +281,7 @@ def _adam(b1: float, b2: float, eps: float, amsgrad: bool) -> tuple[Equation, di
             averages["nu_max"] = np.maximum(nu_max, averages["nu"])
         m, v = averages["mu"], averages["nu_max" if nu_max is not None else "nu"]
         c = _sqrt(1 - b2**t)
-        update = np.sqrt(v)  # √v̂ c
-        update += eps * c
-        np.divide(m, update, out=update)
-        update *= -lr * c / (1 - b1**t)
-        return update, averages
+        return m / (np.sqrt(v) + eps * c) * (-lr * c / (1 - b1**t)), averages
 
     return equation, dict.fromkeys(["mu", "nu", *["nu_max"] * amsgrad], 0.0)
 
@@ -513,10 +509,8 @@ def _squarable(g: Array) -> Array:
 
 
 def _average(b: float, old: Array, new: Array) -> Array:
-    """Return ``b old + (1 - b) new``, in the memory of `new`."""
-    new *= 1 - b
-    new += b * old
-    return new
+    average: Array = b * old + (1 - b) * new
+    return average
 
 
 def _eps(eps: float) -> float:

@@ -6,6 +6,7 @@ results. These passes save work without changing a bit:
 - "needed" drops calls whose results are not used;
 - "reuse" gives memory to another array after its last use;
 - "in_place" writes an element-wise result into the memory of an operand that is not used again;
+- "donated" writes results into donated memory;
 - "joined" writes the parts of a concatenated vector directly into the vector;
 - "numbers_first" computes numbers before arrays, so that more of the donated memory can be used.
 """
@@ -24,7 +25,7 @@ from fmlp.tree import Array, aligned, concatenated
 
 __all__: list[str] = []
 
-PASSES = frozenset({"needed", "reuse", "in_place", "joined", "numbers_first"})
+PASSES = frozenset({"needed", "reuse", "in_place", "donated", "joined", "numbers_first"})
 
 _JOIN = concatenated.__wrapped__  # type: ignore[attr-defined]
 """The function that a recorded call of `tree.concatenated`, a primitive, refers to."""
@@ -87,6 +88,8 @@ class _Planner:
         """Run the passes and make the plan."""
         if "in_place" in self.passes:
             self._take_over()
+        if "donated" in self.passes:
+            self._give()
         homes = {self.home[self.values[i].root] for i in indices(self.result)}
         made = {i: call for call in self.calls if call.form == "new" for i in call.results}
         self.own = {i for i, call in made.items() if self.home[i] == i and i not in homes and self._placeable(call)}
@@ -163,7 +166,7 @@ class _Planner:
                 continue
             result = self.values[call.results[0]].array
             operands = {*call.operands}
-            for i in sorted(operands, key=lambda i: (self._home(i) not in self.donated, i)):
+            for i in sorted(operands, key=lambda i: (self._home(i) not in self.donated, -self._home(i))):
                 home, array = self._home(i), self.values[i].array
                 mine = home in new or (home in self.donated and at >= self.safe)
                 alone = all(j == i or self._home(j) != home for j in operands)
@@ -171,6 +174,21 @@ class _Planner:
                 if mine and alone and whole and self.last[home] == at:
                     self.home[call.results[0]] = home
                     self.last[home] = self.last[call.results[0]]
+                    break
+
+    def _give(self) -> None:
+        """Give donated memory that is not used (again) to results."""
+        results = {self._home(i) for i in indices(self.result)}
+        free = [i for i in self.inputs if i in self.donated and i not in {h for r, h in self.home.items() if r != h}]
+        for at, call in enumerate(self.calls[self.safe :], self.safe):
+            if call.form != "new" or call.results[0] not in results or not self._placeable(call):
+                continue
+            result = self.values[call.results[0]].array
+            for i in free:
+                if _layout(self.values[i].array) == _layout(result) and self.last.get(i, -1) < at:
+                    self.last[i] = self.last[call.results[0]]
+                    self.home |= {root: i for root, home in self.home.items() if home == call.results[0]}
+                    free.remove(i)
                     break
 
     def _joined(self) -> dict[int, tuple[int, int]]:

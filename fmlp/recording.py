@@ -13,6 +13,7 @@ import operator
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from types import CodeType, FrameType
 from typing import Any, NamedTuple, TypeVar
 
@@ -58,6 +59,15 @@ def asarray(x: Any, dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
     if not isinstance(x, np.ndarray):
         return x._tape.call(np.asarray, (x, dtype), {})  # type: ignore[no-any-return]
     return x if dtype is None else x.astype(dtype, copy=False)
+
+
+def unplanned(why: str) -> None:
+    """Refuse a plan for the function that is being recorded, if there is one, before it does what a replay may not."""
+    if tape := _current.get():
+        raise tape.refuse(why)
+
+
+_current: ContextVar[Tape | None] = ContextVar("tape", default=None)
 
 
 class Refused(BaseException):
@@ -471,7 +481,7 @@ def recorded(f: Callable[..., Any], args: Any, kwargs: Any, lines: bool = False)
             return type(value)(*children) if hasattr(value, "_fields") else type(value)(children)
         return value
 
-    result = None
+    result, token = None, _current.set(tape)
     try:
         with np.errstate(all="log", call=_Silent()):
             result = f(*stand_in(args), **stand_in(kwargs))
@@ -481,5 +491,7 @@ def recorded(f: Callable[..., Any], args: Any, kwargs: Any, lines: bool = False)
     except Exception as error:
         tape.erred = True
         tape.refuse(f"raises {type(error).__name__} ({error})")
+    finally:
+        _current.reset(token)
     tape.close()
     return tape, inputs, result

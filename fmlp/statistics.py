@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fmlp import random
 from fmlp.random import Key
+from fmlp.recording import unplanned
 from fmlp.tree import Array, Tree
 
 __all__ = ["Calibration", "Shard", "mean_of", "of_batch", "over_batch", "pooled", "standardized", "sum_of_rows"]
@@ -33,11 +34,12 @@ class Shard:
     Dropout draws the rows of the whole batch's mask that belong to this part.
     """
 
-    def __init__(self, comm: Any, rows: int, start: int | None = None) -> None:
-        self.comm, self.rows, self.start = comm, rows, start
+    def __init__(self, comm: Any, start: int = 0) -> None:
+        self.comm, self.start = comm, start
 
     def gather(self, values: Array) -> Array:
         """Stack the arrays of all ranks."""
+        unplanned("exchanges numbers with other processes, which may replay unequally often")
         stacked = np.empty((self.comm.size, *values.shape), values.dtype)
         self.comm.Allgather(values, stacked)
         return stacked
@@ -62,8 +64,6 @@ class Shard:
 
     def bernoulli(self, key: Key, p: float, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
         """Draw this part's rows of the whole batch's mask, in which each block of 1,024 rows has its own stream."""
-        if self.start is None:
-            self.start = int(self.gather(np.array(self.rows))[: self.comm.rank].sum())
         first, last = self.start // BLOCK, (self.start + shape[0] - 1) // BLOCK
         stop = self.start + shape[0] - last * BLOCK  # in the last block
         blocks = [

@@ -191,8 +191,9 @@ class _Plan(NamedTuple):
         shuffle_key, steps_key = random.split(random.fold_in(self.key, now.epoch))
         todo = self.data.shuffled(shuffle_key if self.shuffle else None)
         steps = descent(
-            self.objective, self.optimizer, now.params, now.state, todo, steps_key, skip=now.step, comm=self.group
-        )
+            self.objective, self.optimizer, now.params, now.state, todo, steps_key, skip=now.step, donate=True,
+            comm=self.group,
+        )  # fmt: skip
         try:
             for params, state, loss, weight in steps:
                 total, total_weight = now.total + weight * loss, now.total_weight + weight

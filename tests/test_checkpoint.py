@@ -99,14 +99,20 @@ OPTIMIZERS = [
 
 
 def interrupt_after(steps, monkeypatch):
-    original, calls = optim.apply_updates, iter(range(10**9))
+    original, calls = fmlp.distributed.Alone.step, iter(range(10**9))
 
-    def interrupting(params, updates):
-        if next(calls) == steps:
-            raise KeyboardInterrupt
-        return original(params, updates)
+    def interrupting(*args):
+        step = original(*args)
 
-    monkeypatch.setattr(optim, "apply_updates", interrupting)
+        def interrupted(*args):
+            result = step(*args)
+            if next(calls) == steps:  # when the step has written all that it may write to
+                raise KeyboardInterrupt
+            return result
+
+        return interrupted
+
+    monkeypatch.setattr(fmlp.distributed.Alone, "step", interrupting)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 4, 5, 6, 13, 24])

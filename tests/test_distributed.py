@@ -111,13 +111,13 @@ def test_masks_are_cut_from_those_of_the_whole_batch():
 
     key = random.key(0)
     for rows in (10, 1024, 5000):
-        whole = Shard(Comm, rows, 0).bernoulli(key, 0.3, (rows, 3))
+        whole = Shard(Comm, 0).bernoulli(key, 0.3, (rows, 3))
         if rows <= 1024:
             assert np.array_equal(whole, random.bernoulli(key, 0.3, (rows, 3)))
         assert abs(whole.mean() - 0.3) < 4 / rows**0.5
         assert rows <= 1024 or not np.array_equal(whole[:100], whole[1024:1124])
         for start, stop in [(0, 0), (0, rows // 2), (rows // 2, rows), (rows - 1, rows), (rows, rows)]:
-            part = Shard(Comm, stop - start, start).bernoulli(key, 0.3, (stop - start, 3))
+            part = Shard(Comm, start).bernoulli(key, 0.3, (stop - start, 3))
             assert np.array_equal(part, whole[start:stop])
 
 
@@ -133,7 +133,7 @@ def test_a_constant_feature_gives_the_bias_however_it_is_cut():
     x = np.full((3, 2), [1e30, 7.3], np.float32)
     layer = BatchNorm()
     _, params = layer.init(random.key(0), (2,))
-    assert np.array_equal(layer.apply(params, x, train=Shard(Comm(), 3)), np.zeros((3, 2)))
+    assert np.array_equal(layer.apply(params, x, train=Shard(Comm(), 0)), np.zeros((3, 2)))
 
 
 def test_batches_of_ones_own(tmp_path):

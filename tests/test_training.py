@@ -1064,19 +1064,19 @@ def test_what_is_not_finite_is_named_and_the_last_good_parameters_are_kept(setti
 
 def test_the_last_good_parameters_are_those_before_the_bad_gradient():
     def bad_at(step, worse):
-        steps = count()
+        rows = NUMBERS[1][8 * step : 8 * step + 8]
 
         @fmlp.differentiable
         def loss(prediction, y, *, weight=None):
             value, pullback = losses.mse.rule(prediction, y, weight=weight)
-            return (value, pullback) if next(steps) != step else worse(value, pullback)
+            return worse(value, pullback) if np.array_equal(y, rows) else (value, pullback)
 
         return loss
 
-    reached = fit(loss=bad_at(3, interrupt)).params
+    reached = fit(loss=bad_at(3, interrupt), shuffle=False).params
     bad = bad_at(3, lambda value, pullback: (value, lambda dy: pullback(np.float32(nan))))
     with pytest.raises(NonFiniteError, match=r"^epoch 0, step 3: the gradient of") as error:
-        fit(loss=bad)
+        fit(loss=bad, shuffle=False)
     assert_same_bits(error.value.params, reached)
 
 
