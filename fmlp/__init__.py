@@ -33,6 +33,7 @@ from fmlp.layers import Layer
 from fmlp.recording import primitive
 from fmlp.serialization import load, load_metadata, load_with_metadata, save
 from fmlp.summary import summary
+from fmlp.threads import threads
 from fmlp.training import EarlyStopping, FitResult, NonFiniteError, calibrate, evaluate, fit, on_plateau, predict
 
 # Once a large block was freed, glibc's malloc keeps about that much freed memory. It returns the rest to the system,
@@ -98,6 +99,7 @@ __all__ = [
     "schedules",
     "serialization",
     "summary",
+    "threads",
     "training",
     "tree",
     "value_and_grad",

@@ -18,6 +18,7 @@ from fmlp.jit import kept
 from fmlp.layers import Layer, check_net
 from fmlp.metrics import has_a_name, wants_output, wants_scores, weight_keyword
 from fmlp.statistics import Calibration, pooled
+from fmlp.threads import in_threads
 from fmlp.tree import Array, Tree
 
 __all__ = ["calibrate", "evaluate", "predict"]
@@ -30,7 +31,8 @@ ON_OUTPUT = "fmlp.metrics.on_output(f) gives a metric the probabilities"
 def predict(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Any:
     """Return ``net.apply(params, x)``, worked out in batches that fit the cache; x may be a tree of arrays.
 
-    The result shares no memory with `x`. A row of `x` with a NaN gives a NaN: `x` is not searched for them. Raises
+    Batches of a network that is not small are worked on in one thread for each core (`fmlp.threads`). The result shares
+    no memory with `x`. A row of `x` with a NaN gives a NaN: `x` is not searched for them. Raises
     ValueError or TypeError for what does not fit.
 
     >>> from fmlp.layers import Dense
@@ -48,7 +50,8 @@ def predict(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Any:
     apply = kept(net.apply, (), net.apply)
     if n <= batch_size:
         return tree.map(np.array, apply(params, take(x, slice(None))))  # Identity() returns x itself
-    outputs = [apply(params, part) for part in in_turn(x, slices(n, batch_size))]
+    parts = in_turn(x, slices(n, batch_size))
+    outputs = in_threads(lambda part: apply(params, part), parts, batch_size * tree.size(params))
     return tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
 

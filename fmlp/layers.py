@@ -520,17 +520,21 @@ def serial(*layers: Layer) -> Layer:
 
         def chain_rule(dy: Any) -> Iterator[Any]:
             grads = {}
-            cotangents, above = iter([dy]), "serial"
+            cotangents, name = iter([dy]), "serial"
             first = next((i for i, name in enumerate(children) if name in params), len(children))
             below = [*zip(children, pullbacks, strict=True)]
-            for name, pullback in reversed(below[first:]):
-                cotangents, above = iter(pullback(_next(cotangents, above))), name
+            for layer, pullback in reversed(below[first:]):
+                dy = _next(cotangents, name)  # by x, from the layer above
+                name = layer
+                cotangents = iter(pullback(dy))
                 grads[name] = _next(cotangents, name)
-            yield {name: grads[name] for name in params}
-            for name, pullback in reversed(below[:first]):  # only for those who ask for the derivative by x
-                cotangents, above = iter(pullback(_next(cotangents, above))), name
+            yield {key: grads[key] for key in params}
+            for layer, pullback in reversed(below[:first]):  # only for those who ask for the derivative by x
+                dy = _next(cotangents, name)
+                name = layer
+                cotangents = iter(pullback(dy))
                 _next(cotangents, name)
-            yield _next(cotangents, above)
+            yield _next(cotangents, name)
 
         return y, chain_rule
 

@@ -8,7 +8,9 @@ results. These passes save work without changing a bit:
 - "in_place" writes an element-wise result into the memory of an operand that is not used again;
 - "donated" writes results into donated memory;
 - "joined" writes the parts of a concatenated vector directly into the vector;
-- "numbers_first" computes numbers before arrays, so that more of the donated memory can be used.
+- "numbers_first" computes numbers before arrays, so that more of the donated memory can be used;
+- "constants" converts Python's numbers among the operands once, to the dtype that NumPy would convert them to;
+- "blocks" runs element-wise calls on long vectors block by block, while the numbers are in the cache.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ from fmlp.tree import Array, aligned, concatenated
 
 __all__: list[str] = []
 
-PASSES = frozenset({"needed", "reuse", "in_place", "donated", "joined", "numbers_first"})
+PASSES = frozenset({"needed", "reuse", "in_place", "donated", "joined", "numbers_first", "constants", "blocks"})
+
+BLOCK = 1 << 14
+"""The numbers in a block: several blocks fit in the cache, and a call costs little beside its work."""
 
 _JOIN = concatenated.__wrapped__  # type: ignore[attr-defined]
 """The function that a recorded call of `tree.concatenated`, a primitive, refers to."""
@@ -68,6 +73,7 @@ class _Planner:
         calls = self._needed(tape.calls) if "needed" in passes else tape.calls
         self.calls = self._numbers_first(calls) if "numbers_first" in passes else calls
         self.scope: dict[str, Any] = {"errstate": np.errstate, "MISS": MISS} | dict.fromkeys(inputs.values())
+        self.cut: dict[str, str] | None = None  # within a loop over blocks: parts of vectors, and their names
         self.nbytes = 0
         self.memory: dict[int, Any] = {}  # by value: its array in the plan's own memory
         self.home = {value.root: value.root for value in self.values}  # by root: the value whose memory it uses
@@ -94,6 +100,8 @@ class _Planner:
         made = {i: call for call in self.calls if call.form == "new" for i in call.results}
         self.own = {i for i, call in made.items() if self.home[i] == i and i not in homes and self._placeable(call)}
         self.within = self._joined() if "joined" in self.passes else {}
+        self.runs = self._runs() if "blocks" in self.passes else {}
+        self.scratch = self._scratch()
         self._allocate()
         source = self._source()
         exec(compile(source, "<plan>", "exec"), self.scope)
@@ -106,8 +114,10 @@ class _Planner:
         f, name = call.f, name_of(call.f)
         if len(call.results) != 1 or not isinstance(self.values[call.results[0]].array, np.ndarray):
             return False
-        if isinstance(f, np.ufunc):
-            return "where" not in call.kwargs
+        if isinstance(f, np.ufunc) or _is_reduce(f):
+            return "where" not in call.kwargs and len(call.args) <= 3
+        if f in _FILLS:
+            return len(call.args) == 1 and not call.kwargs
         if f is np.dot or name == ".dot()":
             return len(call.args) == 2 and not call.kwargs
         if f is _JOIN:
@@ -205,6 +215,49 @@ class _Planner:
                     start += array.size
         return within
 
+    def _runs(self) -> dict[int, list[Call]]:
+        """Find the runs of calls that can be made block by block, by the identity of their first call."""
+        runs: list[list[Call]] = [[]]
+        kind: Any = None
+        for call in self.calls:
+            previous, kind = kind, self._kind_in_blocks(call)
+            if kind is not None and kind == previous:
+                runs[-1].append(call)
+            else:
+                runs.append([] if kind is None else [call])
+        return {id(run[0]): run for run in runs if len(run) > 1}
+
+    def _kind_in_blocks(self, call: Call) -> Any:
+        """Return what the calls of a run share, or None if the call must see whole arrays or makes new ones.
+
+        The vectors of a run have one layout, because some of them share memory, one after the other.
+        """
+        if not isinstance(call.f, np.ufunc) or call.f.signature or call.f.nout > 1 or call.kwargs or not call.results:
+            return None
+        vectors = {i for i in (*call.results, *call.operands) if np.ndim(self.values[i].array)}
+        kinds = {_layout(self.values[i].array) for i in vectors}
+        result = self.values[call.results[0]].array
+        fits = (
+            np.ndim(result) == 1
+            and result.size >= 2 * BLOCK
+            and result.flags.c_contiguous
+            and (call.form == "into" or call.results[0] in self.own or self._written(call))
+            and all(type(arg) is Ref or np.ndim(arg) == 0 for arg in call.args)
+            and all(self.values[i].root == i and i not in self.within for i in vectors)
+            and len(kinds) == 1
+        )
+        return (kinds.pop(), call.errors) if fits else None
+
+    def _scratch(self) -> set[int]:
+        """List the vectors that only one run uses, so that memory for one block is enough."""
+        scratch: set[int] = set()
+        for run in self.runs.values():
+            mine = {*map(id, run)}
+            others = [i for call in self.calls if id(call) not in mine for i in (*call.operands, *call.results)]
+            used = {self._home(i) for i in (*others, *indices(self.result))}
+            scratch |= {i for call in run for i in call.results if i in self.own} - used
+        return scratch
+
     def _allocate(self) -> None:
         """Allocate memory for the plan's own arrays, and make their views once."""
         free: list[Array] = []
@@ -217,6 +270,10 @@ class _Planner:
                     place(vector)
                 array = self.values[i].array
                 self.memory[i] = self.memory[vector][start : start + array.size].reshape(array.shape)
+                return
+            if i in self.scratch:
+                self.memory[i] = aligned(BLOCK, self.values[i].array.dtype)
+                self.nbytes += self.memory[i].nbytes
                 return
             size = max(self.values[i].array.nbytes, 1)
             fitting = [block for block in free if size <= block.nbytes <= 4 * size]
@@ -255,22 +312,42 @@ class _Planner:
     def _block(self, calls: list[Call]) -> list[str]:
         lines: list[str] = []
         errors: Any = {}
+        done: set[int] = set()
         for call in calls:
-            text = self._call(call)
-            if not text:
+            if id(call) in done:
+                continue
+            run = self.runs.get(id(call), [])
+            done |= {*map(id, run)}
+            texts = self._loop(run) if run else self._lines(call)
+            if not texts:
                 continue
             if call.form not in ("view", "guard") and call.errors != errors:
                 errors = call.errors
                 if errors:
                     lines.append(f"with errstate({', '.join(f'{k}={v!r}' for k, v in errors.items())}):")
-            indent = "    " * bool(errors)
-            shapes = ", ".join(str(np.shape(self.values[i].array)) for i in call.results)
-            lines.append(f"{indent}{text:<50}  # {call.place} {shapes}".rstrip(" #"))
-            for i in () if self._sure(call) else call.results:
-                if isinstance(array := self.values[i].array, np.ndarray):
-                    dtype = self._name(array.dtype.name, array.dtype)
-                    lines.append(f"{indent}if v{i}.shape != {array.shape} or v{i}.dtype != {dtype}: return MISS")
+            lines += _indented(texts) if errors else texts
         return lines
+
+    def _lines(self, call: Call) -> list[str]:
+        """Write a call and where it comes from, and the check of a result that may have another shape."""
+        if not (text := self._call(call)):
+            return []
+        shapes = ", ".join(str(np.shape(self.values[i].array)) for i in call.results)
+        lines = [f"{text:<50}  # {call.place} {shapes}".rstrip(" #")]
+        for i in () if self._sure(call) else call.results:
+            if isinstance(array := self.values[i].array, np.ndarray):
+                dtype = self._name(array.dtype.name, array.dtype)
+                lines.append(f"if v{i}.shape != {array.shape} or v{i}.dtype != {dtype}: return MISS")
+        return lines
+
+    def _loop(self, run: list[Call]) -> list[str]:
+        """Write a run as a loop over blocks from a to b."""
+        n = self.values[run[0].results[0]].array.size
+        blocks = [(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
+        self.cut = {}
+        lines = [line for call in run for line in self._lines(call)]
+        lines, self.cut = [*(f"{part} = {cut}" for cut, part in self.cut.items()), *lines], None
+        return [f"for a_, b_ in {self._name('blocks', blocks)}:", *_indented(lines)]
 
     def _call(self, call: Call) -> str:
         if call.form == "guard":
@@ -295,6 +372,8 @@ class _Planner:
         if call.f is _JOIN:
             return self._write_joined(call)
         name = name_of(call.f)
+        if call.f in _FILLS:
+            return f"{target}.fill({_FILLS[call.f]})"
         if name in (".astype()", ".copy()"):
             return f"{self._name('copyto', np.copyto)}({target}, {self._text(call.args[0])}, 'unsafe')"
         return self._expression(call, *([] if name.endswith(".at") else [f"out={target}"]))
@@ -328,7 +407,24 @@ class _Planner:
         return f"{self._function(call.f)}({', '.join([*args, *kwargs, *more])})"
 
     def _arguments(self, call: Call) -> tuple[list[str], list[str]]:
-        return [self._text(a) for a in call.args], [f"{k}={self._text(v)}" for k, v in call.kwargs.items()]
+        args = self._converted(call) if "constants" in self.passes else call.args
+        return [self._text(a) for a in args], [f"{k}={self._text(v)}" for k, v in call.kwargs.items()]
+
+    def _converted(self, call: Call) -> list[Any]:
+        """Convert the numbers among the operands of a ufunc to its dtypes, unless that would change them."""
+        operands = [self.values[a.at].array if type(a) is Ref else a for a in call.args]
+        if not isinstance(call.f, np.ufunc) or call.f.signature or not any(np.ndim(x) for x in operands):
+            return [*call.args]
+        kinds = [type(x) if type(x) in (int, float) else getattr(x, "dtype", None) for x in operands]
+        try:
+            dtypes = call.f.resolve_dtypes((*kinds, *[None] * call.f.nout))[: len(operands)]
+            with np.errstate(over="ignore"):
+                return [
+                    array if type(x) in (int, float) and _same_number(array := np.asarray(x, dtype), x) else x
+                    for x, dtype in zip(call.args, dtypes, strict=True)
+                ]
+        except (TypeError, OverflowError):
+            return [*call.args]
 
     def _function(self, f: Any) -> str:
         owner = getattr(f, "__self__", None)
@@ -355,7 +451,11 @@ class _Planner:
         """Write an argument or a result; its containers are built anew."""
         if type(value) is Ref:
             i = self._home(value.at) if value.at == self.values[value.at].root else value.at
-            return self._name(f"v{i}", self.memory[i]) if i in self.memory else self.inputs.get(i, f"v{i}")
+            name = self._name(f"v{i}", self.memory[i]) if i in self.memory else self.inputs.get(i, f"v{i}")
+            if self.cut is None or not np.ndim(self.values[i].array):
+                return name
+            cut = f"{name}[:b_ - a_]" if i in self.scratch else f"{name}[a_:b_]"
+            return self.cut.setdefault(cut, f"{name}_{len(self.cut)}")
         if type(value) is dict:
             return "{" + ", ".join(f"{key!r}: {self._text(child)}" for key, child in value.items()) + "}"
         if isinstance(value, tuple | list):
@@ -376,8 +476,19 @@ _SURE = {"all", "any", "argmax", "argmin", "max", "mean", "min", "prod", "sum"}
 _SURE |= {"asarray", "ones_like", "where", "zeros_like"}
 """Functions and methods, besides ufuncs, that cannot fail if shapes and dtypes are the same."""
 
+_FILLS = {np.zeros_like: 0, np.ones_like: 1}
+"""Functions that need only the shape and the dtype of their argument."""
+
 _SEVERAL = {np.split, np.array_split, np.atleast_1d, np.broadcast_arrays}
 """Functions that return a list even for a single array."""
+
+
+def _same_number(array: Array, number: Any) -> bool:
+    return bool(np.isfinite(array) if type(number) is float else array == number)
+
+
+def _is_reduce(f: Any) -> bool:
+    return isinstance(getattr(f, "__self__", None), np.ufunc) and f.__name__ == "reduce"
 
 
 def _layout(array: Any) -> tuple[Any, ...]:

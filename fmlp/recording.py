@@ -446,7 +446,8 @@ def _place() -> str:
 @functools.lru_cache(maxsize=1024)
 def _role(code: CodeType) -> tuple[bool, str]:
     """Tell whether a function belongs to a combinator, which names its layers; also return its public name."""
-    head = code.co_qualname.split(".")[0]
+    head, *within = code.co_qualname.split(".")
+    head = head.lstrip("_") if within else head  # _adam makes the equation of adam and of adamw
     own = code.co_filename.startswith(_PACKAGE) and "name" in code.co_varnames and "children" in code.co_freevars
     return own, "" if head.startswith(("_", "<")) else code.co_name if head == code.co_qualname else head
 

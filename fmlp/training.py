@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import inf
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -23,6 +24,7 @@ from fmlp.optim import Optimizer
 from fmlp.progress import progress_bar
 from fmlp.random import Key
 from fmlp.statistics import Calibration
+from fmlp.threads import blas_threads_for
 from fmlp.tree import Array, Tree
 
 __all__ = [
@@ -144,7 +146,7 @@ def fit(
         now = start = group.share(saver.latest)
         done = start.epoch * (steps or 0) + start.step
         shown = progress_bar(progress and group.first, steps and steps * epochs, "step", done)
-        with interrupts.stopping(), shown as bar, saver.writing(), interrupts.raising():
+        with plan.blas, interrupts.stopping(), shown as bar, saver.writing(), interrupts.raising():
             bar.describe(f"epoch {start.epoch + 1}/{epochs}")
             for now in plan.train(start, epochs):
                 saver.note(now)
@@ -177,6 +179,8 @@ class _Plan(NamedTuple):
     group: Alone
     interrupts: Any
     saver: Saver
+    blas: Any
+    """The context of BLAS's threads."""
 
     def train(self, now: Epoch, epochs: int) -> Iterator[Epoch]:
         """Yield what is reached after each step, after each epoch's scores, and after its callbacks."""
@@ -318,7 +322,7 @@ def _plan(
     best_of = fold_of(early_stopping) if early_stopping else lambda values: (None, False)
     return _Plan(
         net, objective, optimizer, loss, metrics, source, held_out, early_stopping, best_of, callbacks, epochs_key,
-        shuffle, group, interrupts, saver,
+        shuffle, group, interrupts, saver, blas_threads_for((source.batch_size or inf) * tree.size(params)),
     )  # fmt: skip
 
 

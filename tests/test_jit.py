@@ -20,13 +20,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fmlp
-from fmlp import layers, losses, optim, random, schedules, tree
+from fmlp import layers, losses, optim, planning, random, schedules, tree
 from fmlp.jit import Jitted
 from fmlp.planning import PASSES
 from fmlp.recording import StandIn, same_bits
 
 SOME = [PASSES, frozenset(), *(PASSES - {name} for name in sorted(PASSES))]
 """The passes together, none, and all but one."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_blocks():
+    """Cut vectors of 16 numbers into blocks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "BLOCK", 8)
+        yield
+
 
 x32 = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
 
@@ -172,6 +181,51 @@ def plan_lines(f, *args, passes=PASSES, donate=()):
     jitted = Jitted(f, donate, passes)
     jitted(*args)
     return [line.split("#")[0].strip() for line in jitted.plan(*args).splitlines()]
+
+
+def test_long_vectors_are_worked_on_in_blocks():
+    def update(spare, g, m):
+        m = 0.9 * m + 0.1 * g
+        return m, np.sqrt(np.abs(m)) + 1e-3
+
+    jitted = Jitted(update, donate=0)
+    g, m = np.linspace(-1, 1, 21, dtype=np.float32), np.linspace(2, 3, 21, dtype=np.float32)
+    for _ in range(4):
+        spare = (np.empty_like(g), np.empty_like(g))
+        result = jitted(spare, g, m)
+        assert same_bits(result, update(spare, g, m))
+        g, m = m, g
+    assert result[0] is spare[0]
+    assert result[1] is spare[1]
+    assert "for a_, b_ in blocks:" in jitted.plan(spare, g, m)
+
+
+def test_numbers_are_converted_once_as_numpy_would():
+    x, i = np.array([0.1, 3e38], np.float32), np.array([3, 250], np.uint8)
+    with np.errstate(over="ignore"):
+        for f in (lambda x: x * 0.1 + 7, lambda x: x * 1e39, lambda x: x < 16777217, lambda x: x**2 - True):
+            assert_same(fmlp.jit(f), f, x)
+    for f in (lambda i: i + 5, lambda i: i * 0.5, lambda i: i < 300, lambda i: i << 1):
+        assert_same(fmlp.jit(f), f, i)
+
+
+@settings(max_examples=10, deadline=None)
+@given(drawn=networks(), data=st.data())
+def test_trainings_are_the_same_as_written(drawn, data):
+    rows = 20
+    x = np.resize(drawn.x, (rows, *drawn.x.shape[1:]))
+    y = drawn.net.apply(drawn.params, x) * 0.5
+    name = data.draw(st.sampled_from(sorted(OPTIMIZERS.keys() - {"partition"})))
+    settings = {"loss": losses.mse, "optimizer": OPTIMIZERS[name], "epochs": 6, "batch_size": 8, "key": random.key(3)}
+    settings |= {"validation": data.draw(st.sampled_from([None, 0.2])), "progress": False}
+
+    def results():
+        result = fmlp.fit(drawn.net, drawn.params, (x, y), **settings)
+        return result.params, result.state, result.history, fmlp.predict(drawn.net, result.params, x, batch_size=2)
+
+    as_planned = results()
+    with fmlp.disable_jit():
+        assert same_bits(as_planned, results())
 
 
 def test_what_nobody_reads_is_not_worked_out():

@@ -34,7 +34,7 @@ IMPORTABLE = [pytest.param(m, marks=needs(m)) if m in NEEDS else m for m in MODU
 FLOORS = [
     {"recording"},
     {"arguments"},
-    {"tree", "random", "files", "signals", "schedules"},
+    {"tree", "random", "files", "signals", "schedules", "threads"},
     {"planning"},
     {"jit"},
     {"autodiff"},

@@ -142,8 +142,6 @@ def test_a_pool_that_gives_the_batches_ends_with_the_training(tmp_path):
     script = """
     from multiprocessing import get_context
 
-    started = []
-
     def batch(i):
         if i == 3:
             time.sleep(60)
@@ -152,10 +150,10 @@ def test_a_pool_that_gives_the_batches_ends_with_the_training(tmp_path):
     class Pooled:
         def __iter__(self):
             with get_context("fork").Pool(2) as pool:
-                if not started:
-                    started.append(threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)))
-                    started[0].start()
-                yield from pool.imap(batch, range(8))
+                for i, pair in enumerate(pool.imap(batch, range(8))):
+                    yield pair
+                    if i == 2:  # the next one is waited for
+                        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     print(fit(Pooled(), epochs=1, checkpoint="run.npz").stopped)
     """
