@@ -62,6 +62,7 @@ from fmlp import activations, losses, metrics, optim, random, training, tree
 from fmlp.arguments import array_of_numbers, given, integer, number, unmasked
 from fmlp.autodiff import call_loss, differentiable, objective, rule_of, value_and_grad
 from fmlp.initializers import uniform
+from fmlp.jit import kept
 from fmlp.layers import Activation, BatchNorm, Dense, Dropout, Layer, serial
 from fmlp.losses import Loss
 from fmlp.optim import Optimizer
@@ -236,12 +237,19 @@ class _MLP(BaseEstimator):
 
     def _minimize(self, net: Layer, problem: tuple[Layer, Loss], params: Tree, rows: _Rows) -> Tree:
         penalized, loss = problem
-        step, dtype = value_and_grad(objective(penalized.apply, loss)), rows.x.dtype
+        f, dtype = objective(penalized.apply, loss), rows.x.dtype
+        both = value_and_grad(f)
         start, unravel = tree.ravel(tree.cast(params, np.float64))
 
+        def value_and_gradient(vector: Array, x: Any, y: Array) -> tuple[Any, Array]:
+            value, grads = both(unravel(vector.astype(dtype, copy=False)), x, y)
+            return value, tree.ravel(grads)[0].astype(np.float64, copy=False)
+
+        planned = kept(f, (), value_and_gradient)
+
         def loss_and_gradient(vector: Array) -> tuple[float, Array]:
-            value, grads = step(unravel(vector.astype(dtype, copy=False)), rows.inputs, rows.y)
-            return float(value), tree.ravel(grads)[0].astype(np.float64, copy=False)
+            value, gradient = planned(vector, rows.inputs, rows.y)
+            return float(value), gradient
 
         with progress_bar(bool(self.verbose), self.max_iter, "iteration") as bar:
 

@@ -156,7 +156,7 @@ class Tape:
             # The operands are read-only, so that a function that secretly writes to one raises an error.
             result = f(*mapped(_locked, operands, np.ndarray), **mapped(_locked, options, np.ndarray))
             arrays = result if isinstance(result, tuple | list) else [result]
-            given = [*leaves((operands, options))]
+            given = leaves((operands, options))
             if any(_shares(array, operand) for array in arrays for operand in given):
                 result = f(*operands, **options)
         except Exception as error:
@@ -187,7 +187,7 @@ class Tape:
             truth = self.stand_in(np.bool_(result))
             self._add("new", f, refs, settings, (truth._index,))
             return bool(truth)
-        many, used = isinstance(result, tuple | list), [*indices((refs, settings))]
+        many, used = isinstance(result, tuple | list), indices((refs, settings))
         stand_ins, roots = [], set()
         for array in result if many else [result]:
             if type(array) not in (np.ndarray, int, float) and not isinstance(array, np.generic):
@@ -213,11 +213,12 @@ class Tape:
         return truth
 
     def _add(self, form: str, f: Any, args: Any, kwargs: dict[str, Any], results: tuple[int, ...]) -> None:
-        for constant in leaves((args, kwargs)):
+        found = leaves((args, kwargs))
+        for constant in found:
             if isinstance(constant, np.ndarray) and not any(constant is known for known, _ in self.constants):
                 self.constants.append((constant, constant.copy()))
         line = _line() if self.lines else ""
-        operands = (*indices((args, kwargs)),)
+        operands = tuple([leaf.at for leaf in found if type(leaf) is Ref])
         self.calls.append(Call(form, f, args, kwargs, operands, results, _settings(), _place(), line))
 
 
@@ -344,11 +345,14 @@ def name_of(f: Any) -> str:
 
 def mapped(f: Callable[[Any], Any], value: Any, kind: type = StandIn) -> Any:
     """Apply `f` to the leaves of type `kind` in nested arguments or results."""
-    if type(value) is kind:
+    this = type(value)
+    if this is kind:
         return f(value)
-    if type(value) is dict:
-        return {name: mapped(f, child, kind) for name, child in value.items()}
-    if isinstance(value, tuple | list):
+    if this is tuple:
+        return tuple([mapped(f, child, kind) for child in value])
+    if this is dict:
+        return {name: mapped(f, child, kind) for name, child in value.items()} if value else {}
+    if this is not StandIn and isinstance(value, tuple | list):
         children = [mapped(f, child, kind) for child in value]
         return type(value)(*children) if hasattr(value, "_fields") else type(value)(children)
     return value
@@ -359,9 +363,9 @@ def unwrapped(value: Any) -> Any:
     return mapped(lambda x: x._value, value)
 
 
-def indices(value: Any) -> Iterator[int]:
+def indices(value: Any) -> list[int]:
     """List the values that recorded arguments or results refer to."""
-    return (leaf.at for leaf in leaves(value) if type(leaf) is Ref)
+    return [leaf.at for leaf in leaves(value) if type(leaf) is Ref]
 
 
 def _tape_of(values: Iterable[Any]) -> Tape | None:
@@ -373,16 +377,22 @@ def _tape_of(values: Iterable[Any]) -> Tape | None:
     return None
 
 
-def leaves(value: Any) -> Iterator[Any]:
+def leaves(value: Any) -> list[Any]:
     """List the leaves of nested arguments or results."""
-    if type(value) is dict:
-        for child in value.values():
-            yield from leaves(child)
-    elif type(value) is not Ref and type(value) is not StandIn and isinstance(value, tuple | list):
-        for child in value:
-            yield from leaves(child)
-    else:
-        yield value
+    found: list[Any] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, found: list[Any]) -> None:
+    kind = type(value)
+    if kind is dict:
+        value = value.values()
+    elif kind is Ref or kind is StandIn or not isinstance(value, tuple | list):
+        found.append(value)
+        return
+    for child in value:
+        _collect(child, found)
 
 
 def same_bits(x: Any, y: Any) -> bool:
