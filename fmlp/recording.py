@@ -251,10 +251,17 @@ class StandIn:
             return self._tape.call(_attribute(name), (self,), {})
         found = getattr(self._value, name)
         if callable(found):
-            return lambda *args, **kwargs: self._tape.call(_method(name), (self, *args), kwargs)
+            return functools.partial(self._call, name)
         if name not in ("dtype", "itemsize", "nbytes", "ndim", "shape", "size", "strides"):
             raise self._tape.refuse(f"reads .{name} of an array")
         return found
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method; instead of `sum` and the like, the `reduce` that they call."""
+        if name in _REDUCES and len(args) < 2 and isinstance(self, np.ndarray):
+            axis = args[0] if args else kwargs.pop("axis", None)
+            return self._tape.call(_REDUCES[name].reduce, (self, axis), kwargs)
+        return self._tape.call(_method(name), (self, *args), kwargs)
 
     def __getitem__(self, at: Any) -> Any:
         return self._tape.call(operator.getitem, (self, at), {})
@@ -314,6 +321,16 @@ for _name, _symbol, _ufunc in map(str.split, _TABLE.split(",")):
     SYMBOLS[_f := getattr(operator, _name)] = _symbol
     for _kind in ("", "r", "i"):
         setattr(StandIn, f"__{_kind}{_name.strip('_')}__", _operator(_f, getattr(np, _ufunc), _kind))
+
+_REDUCES = {
+    "all": np.logical_and,
+    "any": np.logical_or,
+    "max": np.maximum,
+    "min": np.minimum,
+    "prod": np.multiply,
+    "sum": np.add,
+}
+"""The methods that do nothing but call a ufunc's `reduce`."""
 
 _FIXED = {np.can_cast, np.iscomplexobj, np.isrealobj, np.ndim, np.result_type, np.shape, np.size}
 """Functions that depend only on shapes and dtypes, which are the same at each replay."""

@@ -1,6 +1,7 @@
 """jit: a plan gives the bits of the function, whatever it plans; and what cannot be planned runs as it is written."""
 
 import copy
+import functools
 import importlib
 import inspect
 import math
@@ -198,6 +199,17 @@ def test_long_vectors_are_worked_on_in_blocks():
     assert result[0] is spare[0]
     assert result[1] is spare[1]
     assert "for a_, b_ in blocks:" in jitted.plan(spare, g, m)
+
+
+def test_sums_and_extremes_are_written_in_place():
+    x = np.arange(12, dtype=np.float32).reshape(3, 4) - 5
+    for name in ("sum", "prod", "max", "min", "any", "all"):
+        for args, kwargs in (((), {}), ((0,), {}), ((), {"axis": 1, "keepdims": True}), ((-1, None), {})):
+            f = functools.partial(getattr(np.ndarray, name))
+            assert_same(fmlp.jit(lambda x: getattr(x, name)(*args, **kwargs)), lambda x: f(x, *args, **kwargs), x)  # noqa: B023
+    jitted = fmlp.jit(lambda x: x - x.sum(0))
+    jitted(x)
+    assert "add.reduce(x, 0, out=" in jitted.plan(x)
 
 
 def test_numbers_are_converted_once_as_numpy_would():
