@@ -120,7 +120,7 @@ def hardsigmoid(x: Array) -> Entry:
 @elementwise
 def relu(x: Array) -> Entry:
     """``max(x, 0)``; derivative 1 for x > 0, 0 elsewhere."""
-    return np.maximum(x, zeros_like(x)), lambda: x > 0
+    return np.maximum(x, 0), lambda: x > 0
 
 
 @elementwise
@@ -136,7 +136,7 @@ def leaky_relu(x: Array, negative_slope: float = 0.01) -> Entry:
     Maas, Hannun and Ng 2013, "Rectifier nonlinearities improve neural network acoustic models".
     """
     with np.errstate(over="ignore"):  # with a slope above 1, the largest numbers overflow to infinity
-        y = np.maximum(x, zeros_like(x)) + negative_slope * np.minimum(x, zeros_like(x))
+        y = np.maximum(x, 0) + negative_slope * np.minimum(x, 0)
     return y, lambda: _choose(x > 0, 1, negative_slope, x)
 
 
@@ -146,7 +146,7 @@ def elu(x: Array, alpha: float = 1.0) -> Entry:
 
     Clevert, Unterthiner and Hochreiter 2016, arXiv 1511.07289.
     """
-    z = np.minimum(x, zeros_like(x))
+    z = np.minimum(x, 0)
     if alpha == 1:  # saves three passes
         return np.maximum(x, np.expm1(z)), lambda: np.exp(z)
     return np.maximum(x, 0) + alpha * np.expm1(z), lambda: np.where(x > 0, 1, alpha * np.exp(z))
@@ -305,18 +305,6 @@ def clip(x: Array, low: float, high: float) -> Array:
     """Return ``min(max(x, low), high)`` in the dtype of `x`, much faster than np.clip on small arrays."""
     y: Array = np.minimum(np.maximum(x, low), high)
     return y
-
-
-def zeros_like(x: Array) -> Any:
-    """Return zeros for np.minimum and np.maximum, which use SIMD for two arrays; the number 0 for a large `x`."""
-    return _zeros(x.dtype)[: x.size].reshape(x.shape) if x.nbytes <= 1 << 20 else 0
-
-
-@functools.lru_cache(maxsize=4)
-def _zeros(dtype: np.dtype[Any]) -> Array:
-    zeros = np.zeros((1 << 20) // dtype.itemsize, dtype)
-    zeros.flags.writeable = False
-    return zeros
 
 
 def floating(x: Any, name: str = "x") -> Array:

@@ -171,9 +171,7 @@ def Dense(
 
     def dense(params: Tree, x: Array, train: Any) -> tuple[Array, Pullback]:
         w = params["w"]
-        y = x.dot(w)
-        if bias:
-            y += params["b"]
+        y = x.dot(w) + params["b"] if bias else x.dot(w)
 
         def pullback(dy: Array) -> Iterator[Any]:
             dw = x.T.dot(dy)
@@ -400,8 +398,7 @@ def Dropout(rate: float) -> Layer:
             raise ValueError("key: dropout needs a key when train=True, as random.key(seed) makes it; got None")
         x = activations.floating(x)
         draw = train.bernoulli if isinstance(train, Shard) else random.bernoulli
-        mask = draw(key, keep, x.shape).astype(x.dtype)
-        mask *= 1 / keep
+        mask = draw(key, keep, x.shape).astype(x.dtype) * (1 / keep)
         return x * mask, lambda dy: ({}, dy * mask)
 
     dropout.settings = {"rate": rate}

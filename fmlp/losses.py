@@ -284,10 +284,8 @@ def cross_entropy(
     if class_weight is not None or ignore_index is not None:
         weight = _row_weights(y, weight, class_weight, ignore_index)
     # Classes come first, because NumPy reduces faster this way. Logits are halved, because differences may overflow.
-    half = logits.T.copy()
-    half *= 0.5
-    np.minimum(half, np.finfo(half.dtype).max, out=half)  # ∞ - ∞ would be NaN
-    half -= half.max(0)
+    half = np.minimum(0.5 * logits.T.copy(), np.finfo(logits.dtype).max)  # ∞ - ∞ would be NaN
+    half = half - half.max(0)
     e = np.exp(half + half)
     total = e.sum(0)
     rows = np.log(total)

@@ -447,12 +447,12 @@ def _descent(
         _check_sizes(grads, params, g, state.slots, first=count == 0)
         lr = _rate(learning_rate, count, state.learning_rate, beside.get("steps_per_epoch", 0))
         if weight_decay:
-            g += _decay(weight_decay, params, grads, g, beside)
+            g = g + _decay(weight_decay, params, grads, g, beside)
         if squares:
             g = _squarable(g)
         updates, held = equation(g, lr, count + 1, **held)
         if decoupled_decay:
-            updates -= _decay(lr * decoupled_decay, params, grads, g, beside)
+            updates = updates - _decay(lr * decoupled_decay, params, grads, g, beside)
         return unravel(updates), OptimizerState(_int64(count + 1), _float64(lr), held | beside)
 
     return Optimizer(init, update)
@@ -491,10 +491,7 @@ def _decay(rate: float, params: Tree, grads: Tree, g: Array, beside: dict[str, A
     p, _ = _vector(params)
     if p.shape != g.shape:
         _check_fit("a gradient", grads, params)
-    p *= rate
-    if "decays" in beside:
-        p *= beside["decays"]
-    return p
+    return rate * p * beside["decays"] if "decays" in beside else rate * p
 
 
 def _squarable(g: Array) -> Array:

@@ -29,6 +29,8 @@ __all__: list[str] = []
 
 PASSES = frozenset({"needed", "reuse", "in_place", "donated", "joined", "numbers_first", "constants", "blocks"})
 
+FILLED = 1 << 20
+"""The most bytes of an array that repeats a number."""
 BLOCK = 1 << 14
 """The numbers in a block: several blocks fit in the cache, and a call costs little beside its work."""
 
@@ -74,6 +76,7 @@ class _Planner:
         self.calls = self._numbers_first(calls) if "numbers_first" in passes else calls
         self.scope: dict[str, Any] = {"errstate": np.errstate, "MISS": MISS} | dict.fromkeys(inputs.values())
         self.cut: dict[str, str] | None = None  # within a loop over blocks: parts of vectors, and their names
+        self.constants: dict[Any, Array] = {}
         self.nbytes = 0
         self.memory: dict[int, Any] = {}  # by value: its array in the plan's own memory
         self.home = {value.root: value.root for value in self.values}  # by root: the value whose memory it uses
@@ -416,15 +419,31 @@ class _Planner:
         if not isinstance(call.f, np.ufunc) or call.f.signature or not any(np.ndim(x) for x in operands):
             return [*call.args]
         kinds = [type(x) if type(x) in (int, float) else getattr(x, "dtype", None) for x in operands]
+        # np.minimum and np.maximum use SIMD for two arrays only, and take three times as long with a number.
+        result = self.values[call.results[0]].array
+        filled = call.f in (np.minimum, np.maximum) and result.nbytes <= FILLED and self.cut is None
         try:
             dtypes = call.f.resolve_dtypes((*kinds, *[None] * call.f.nout))[: len(operands)]
             with np.errstate(over="ignore"):
                 return [
-                    array if type(x) in (int, float) and _same_number(array := np.asarray(x, dtype), x) else x
+                    self._constant(x, dtype, result.shape if filled else ())
+                    if type(x) in (int, float) or (isinstance(x, np.generic) and x.dtype == dtype)
+                    else x
                     for x, dtype in zip(call.args, dtypes, strict=True)
                 ]
         except (TypeError, OverflowError):
             return [*call.args]
+
+    def _constant(self, number: Any, dtype: Any, shape: tuple[int, ...]) -> Any:
+        """Return an array of a number, the same for each use, or the number itself if the dtype does not hold it."""
+        array = np.asarray(number, dtype)
+        if not (np.isfinite(array) if type(number) is float else array == number):
+            return number
+        key = repr(number), dtype, shape
+        if key not in self.constants:
+            self.constants[key] = np.full(shape, array)
+            self.nbytes += self.constants[key].nbytes
+        return self.constants[key]
 
     def _function(self, f: Any) -> str:
         owner = getattr(f, "__self__", None)
@@ -481,10 +500,6 @@ _FILLS = {np.zeros_like: 0, np.ones_like: 1}
 
 _SEVERAL = {np.split, np.array_split, np.atleast_1d, np.broadcast_arrays}
 """Functions that return a list even for a single array."""
-
-
-def _same_number(array: Array, number: Any) -> bool:
-    return bool(np.isfinite(array) if type(number) is float else array == number)
 
 
 def _is_reduce(f: Any) -> bool:

@@ -6,7 +6,6 @@ alone.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -133,11 +132,10 @@ def _in_range(x: Array, axis: Literal[0, -1], eps: Any) -> tuple[Array, Array, A
     first = x[:1] if axis == 0 else x[..., :1]
     z = x - first  # a constant column becomes exactly 0
     shift = mean_of(z, axis)
-    z -= shift
+    z = z - shift
     var = mean_of(np.square(z), axis)
     r = 1 / np.sqrt(var + eps)
-    z *= r
-    return z, r, first + shift, var
+    return z * r, r, first + shift, var
 
 
 def rms_normalized(x: Array, eps: float) -> tuple[Array, Array]:
@@ -172,12 +170,6 @@ def sum_of_rows(x: Array, add: Callable[[Array], Array] = lambda x: np.add.reduc
 
 def times_ones(x: Array) -> Array:
     """Sum by a product with ones, which is several times faster than adding."""
-    total: Array = np.dot(_ones(len(x), x.dtype), x) if x.ndim == 2 else _ones(x.shape[1], x.dtype) @ x
+    ones = np.ones(x.shape[-2], x.dtype)
+    total: Array = np.dot(ones, x) if x.ndim == 2 else ones @ x
     return total
-
-
-@functools.lru_cache(maxsize=16)
-def _ones(n: int, dtype: np.dtype[Any]) -> Array:
-    ones = np.ones(n, dtype)
-    ones.flags.writeable = False
-    return ones

@@ -48,14 +48,6 @@ def _map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
         for other in rest:
             if not _is_dict(other) or other.keys() != tree.keys():
                 raise _mismatch(tree, other)
-        if len(rest) == 1:  # for two trees, such as parameters and updates, this saves two thirds of the overhead
-            other = rest[0]
-            return {
-                key: f(child, mate)
-                if type(mate := other[key]) is np.ndarray and type(child) is np.ndarray
-                else _at(key, _map, f, child, mate)
-                for key, child in tree.items()
-            }
         return {key: _at(key, _map, f, child, *[other[key] for other in rest]) for key, child in tree.items()}
     if isinstance(tree, (list, tuple)):
         for other in rest:
@@ -250,11 +242,7 @@ def _no_numbers(tree: Tree) -> TypeError:
 def _collect(tree: Tree, found: list[Any]) -> None:
     if type(tree) is dict or _is_dict(tree):
         for key in sorted(tree):
-            child = tree[key]
-            if type(child) is np.ndarray:  # saves a call
-                found.append(child)
-            else:
-                _collect(child, found)
+            _collect(tree[key], found)
     elif isinstance(tree, (list, tuple)):
         for child in tree:
             _collect(child, found)
@@ -283,8 +271,7 @@ def _fill(tree: Tree, values: Iterator[Any]) -> Tree:
     if type(tree) is dict or _is_dict(tree):
         filled = dict(tree)  # keeps the order of the keys
         for key in sorted(tree):
-            child = tree[key]
-            filled[key] = next(values) if type(child) is np.ndarray else _fill(child, values)
+            filled[key] = _fill(tree[key], values)
         return filled
     if isinstance(tree, (list, tuple)):
         return _rebuild(tree, [_fill(child, values) for child in tree])
