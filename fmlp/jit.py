@@ -89,11 +89,10 @@ def kept(owner: Any, parts: tuple[Any, ...], f: Callable[P, R], donate: int | tu
     """
     plans = getattr(owner, "__dict__", {}).setdefault("_jitted", {})
     name = f.__qualname__, *map(id, parts)  # the ids stay in use as long as f is kept
-    jitted = plans.pop(name, None) or Jitted(f, donate, after=AFTER)
-    plans[name] = jitted
-    while len(plans) > KEPT:
-        del plans[next(iter(plans))]
-    return jitted
+    jitted = plans.get(name) or plans.setdefault(name, Jitted(f, donate, after=AFTER))
+    if len(plans) > KEPT:
+        plans.pop([*plans][0], None)  # the oldest
+    return jitted  # type: ignore[no-any-return]
 
 
 class Jitted(Generic[P, R]):

@@ -1,5 +1,6 @@
 """Threads: eight at once do what one after the other would, to the bit; they share nothing that is written to."""
 
+import importlib
 import os
 import stat
 import sys
@@ -169,3 +170,75 @@ def test_eight_threads_train_with_checkpoints_of_their_own(tmp_path):
     expected = [train(i) for i in range(N)]
     for i, got in enumerate(at_once(lambda i: train(i, tmp_path / f"{i}.npz"))):
         assert same(got, [expected[i]]), f"thread {i}"
+
+
+# ------------------------------------------------------------------------- threads of fmlp's own
+
+BLAS = importlib.import_module("fmlp.threads")
+
+
+@pytest.mark.parametrize("rows", [4096, 4097, 5000])
+def test_predictions_do_not_depend_on_the_number_of_threads(rows):
+    net = serial(Dense(96), BatchNorm(), Elu(), Dense(64), LayerNorm(), Dense(3))
+    _, params = net.init(random.key(0), (64,))
+    x = random.generator(random.key(1)).normal(size=(rows, 64)).astype(np.float32)
+    params = fmlp.calibrate(net, params, x[:1000])
+    assert 1024 * tree.size(params) >= BLAS.WORTH_A_THREAD
+    predictions = []
+    for n in (1, 2, 3):
+        with fmlp.threads(n):
+            predictions += [fmlp.predict(net, params, x) for _ in range(4)]
+    with fmlp.disable_jit(), fmlp.threads(2):
+        predictions.append(fmlp.predict(net, params, x))
+    assert all(p.tobytes() == predictions[0].tobytes() for p in predictions)
+
+
+def test_threads_see_the_callers_context_and_pass_on_errors():
+    def apply(params, x, *, train=False, key=None):
+        if x[0, 0] == 2048:
+            raise ValueError("row 2048")
+        return np.exp(x * 1000)
+
+    net = fmlp.Layer(None, apply)
+    x, params = np.arange(4096.0)[:, None] * np.ones(2), {"w": np.ones(5000)}
+    with fmlp.threads(2), np.errstate(over="raise"), pytest.raises(FloatingPointError):
+        fmlp.predict(net, params, x + 1)
+    with fmlp.threads(2), np.errstate(over="ignore"), pytest.raises(ValueError, match="row 2048"):
+        fmlp.predict(net, params, x)
+
+
+def test_at_most_a_few_items_are_ahead():
+    asked = []
+
+    def items():
+        for i in range(20):
+            asked.append(i)
+            yield i
+
+    ahead = [len(asked) - i for i in BLAS.mapped(lambda i: i, items(), 2)]
+    assert len(ahead) == 20
+    assert max(ahead) <= 3
+
+
+@pytest.mark.parametrize(("n", "error"), [(0, ValueError), (1.5, TypeError), (True, TypeError), (None, TypeError)])
+def test_the_number_of_threads_is_checked(n, error):
+    with pytest.raises(error, match=r"^n: "), fmlp.threads(n):
+        pass
+
+
+def test_blas_gets_one_thread_and_then_its_own_again(monkeypatch):
+    number = [2]
+    monkeypatch.setattr(BLAS, "_openblas", lambda: (lambda: number[0], lambda n: number.__setitem__(0, n)))
+    with BLAS.one_blas_thread:
+        assert number == [1]
+        with BLAS.one_blas_thread:
+            assert number == [1]
+        assert number == [1]
+    assert number == [2]
+    with BLAS.blas_threads_for(BLAS.WORTH_TWO_OF_BLAS):
+        assert number == [2]
+    with BLAS.blas_threads_for(100):
+        assert number == [1]
+    with pytest.raises(KeyError), BLAS.one_blas_thread:
+        raise KeyError
+    assert number == [2]
