@@ -88,7 +88,8 @@ def kept(owner: Any, parts: tuple[Any, ...], f: Callable[P, R], donate: int | tu
     calls run as written, because a plan costs as much as many calls.
     """
     plans = getattr(owner, "__dict__", {}).setdefault("_jitted", {})
-    name = f.__qualname__, *map(id, parts)  # the ids stay in use as long as f is kept
+    # The ids stay in use as long as f is kept. The owner's is among them, because functools.wraps copies attributes.
+    name = getattr(f, "__qualname__", ""), id(owner), *map(id, parts)
     jitted = plans.get(name) or plans.setdefault(name, Jitted(f, donate, after=AFTER))
     if len(plans) > KEPT:
         plans.pop([*plans][0], None)  # the oldest

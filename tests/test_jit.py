@@ -894,6 +894,25 @@ def test_it_can_be_switched_off():
     assert len(calls) == 1
 
 
+def test_plans_are_kept_with_their_owner_and_not_with_what_wraps_it():
+    net = layers.Dense(2)
+    _, params = net.init(random.key(0), (3,))
+    x = np.ones((4, 3), np.float32)
+
+    @functools.wraps(net.apply)
+    def doubled(params, x, **settings):
+        return 2 * net.apply(params, x, **settings)
+
+    for apply in (net.apply, doubled, functools.partial(net.apply)):
+        f = layers.Layer(net.init, apply)
+        for _ in range(12):
+            assert same_bits(fmlp.predict(f, params, x), apply(params, x))
+    doubled = functools.wraps(net.apply)(lambda params, x: 3 * net.apply(params, x))
+    assert same_bits(fmlp.predict(layers.Layer(net.init, doubled), params, x), 3 * net.apply(params, x))
+    copied = pickle.loads(pickle.dumps(copy.copy(losses.mse)))
+    assert copied is losses.mse
+
+
 def test_it_looks_like_the_function():
     def f(x, *, scale=2):
         """Scale."""
