@@ -91,8 +91,9 @@ def kept(owner: Any, parts: tuple[Any, ...], f: Callable[P, R], donate: int | tu
     # The ids stay in use as long as f is kept. The owner's is among them, because functools.wraps copies attributes.
     name = getattr(f, "__qualname__", ""), id(owner), *map(id, parts)
     jitted = plans.get(name) or plans.setdefault(name, Jitted(f, donate, after=AFTER))
-    if len(plans) > KEPT:
-        plans.pop([*plans][0], None)  # the oldest
+    names = [*plans]
+    if len(names) > KEPT:
+        plans.pop(names[0], None)  # the oldest
     return jitted  # type: ignore[no-any-return]
 
 

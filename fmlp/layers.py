@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
-from typing import Any, NamedTuple, NoReturn, TypeGuard
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -82,10 +82,9 @@ def _layer(
         try:
             leaf = params[first]
             n = leaf.shape[0]
-            fits = all(
-                (p := params[name]).shape == shape and (p.__class__ is np.ndarray or _is_array(p))
-                for name, shape in shapes(n).items()
-            )
+            if any(p.__class__ is not np.ndarray for p in params.values()):
+                params = {name: _plain(name, p) for name, p in params.items()}
+            fits = all(params[name].shape == shape for name, shape in shapes(n).items())
         except (AttributeError, IndexError, KeyError, TypeError):
             fits = False
         if not fits:
@@ -116,18 +115,19 @@ def _misfit(params: Tree, shapes: Callable[[int], dict[str, tuple[int, ...]]], x
     for name, shape in shapes(1).items():
         if name not in params:
             return ValueError(f"{name}: missing from the parameters")
-        if not _is_array(unmasked(name, params[name])):
-            kind = type(params[name]).__name__
-            return TypeError(f"{name}: expected an array, got {kind}; convert it with np.asarray")
-        expected = str(shapes(n)[name]).replace("'", "")  # type: ignore[arg-type]
-        if params[name].ndim != len(shape) or str(params[name].shape) != expected:
-            return ValueError(f"{name}: expected shape {expected}, got {params[name].shape}")
+        expected, p = str(shapes(n)[name]).replace("'", ""), _plain(name, params[name])  # type: ignore[arg-type]
+        if p.ndim != len(shape) or str(p.shape) != expected:
+            return ValueError(f"{name}: expected shape {expected}, got {p.shape}")
     return ValueError(f"x: expected shape (..., {next(iter(params.values())).shape[0]}), got {np.shape(x)}")
 
 
-def _is_array(p: Any) -> TypeGuard[Array]:
-    """Tell whether a parameter is a plain array; NumPy's functions give other things for other array-likes."""
-    return p.__class__ in (np.ndarray, np.memmap) or isinstance(p, np.generic)
+def _plain(name: str, p: Any) -> Any:
+    """Return a parameter as a plain array or NumPy scalar. Arrays of JAX have NumPy's dtypes, PyTorch's have not."""
+    if isinstance(p, np.generic):
+        return p
+    if not isinstance(getattr(unmasked(name, p), "dtype", None), np.dtype):
+        raise TypeError(f"{name}: expected an array, got {type(p).__name__}; convert it with np.asarray")
+    return asarray(p)
 
 
 def _features(x: Any, dtype: npt.DTypeLike, n: int | None, *, sparse: bool = False) -> Array:
@@ -206,8 +206,8 @@ def Embedding(num_embeddings: int, features: int, w_init: Initializer | None = N
 
     @differentiable
     def embedding(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
-        w = params.get("w") if isinstance(params, dict) else None
-        if not _is_array(w) or w.ndim != 2 or w.shape[1] != features:
+        w = _plain("w", params["w"]) if isinstance(params, dict) and "w" in params else None
+        if w is None or w.ndim != 2 or w.shape[1] != features:
             raise _misfit(params, lambda n: {"w": (num_embeddings, features)}, x)
         x = asarray(array("x", x))
         if x.dtype.kind not in "iu":
