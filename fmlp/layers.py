@@ -12,6 +12,7 @@ layers that it combines.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
 from typing import Any, NamedTuple, NoReturn
@@ -57,8 +58,9 @@ class Layer(NamedTuple):
 
 def _layer(
     rule: Callable[..., tuple[Array, Pullback]],
-    init: Callable[[Key, int], tuple[int, Tree]],
+    draws: dict[str, Initializer],
     shapes: Callable[[int], dict[str, tuple[int, ...]]],
+    width: int | None = None,
     *,
     any_width: bool = False,
     sparse: bool = False,
@@ -66,29 +68,30 @@ def _layer(
 ) -> Layer:
     """Make a layer of a rule of rows: ``rule(params, x, train) -> (y, pullback)`` with x (rows, n) and y (rows, m).
 
-    All that such rules take for granted is seen to here: every parameter is there, an array, and has the shape that
-    ``shapes(n)`` says, the first of them beginning with n; x is of n features (unless it may be of `any_width`) and in
-    the parameters' dtype, or both are in float32 if the parameters are float16; more axes than two are rows.
-    ``init(key, n)`` returns m and the parameters.
+    `draws` has an initializer for each parameter, ``shapes(n)`` their shapes, the first of them beginning with n. m is
+    `width`, by default n. All that such rules take for granted is seen to here: every parameter is there, an array, and
+    has its shape; x is of n features (unless it may be of `any_width`) and in the parameters' dtype, or both are in
+    float32 if the parameters are float16; more axes than two are rows.
     """
-    (first, *_), single = shapes(1), in_single(rule)
+    first, single = next(iter(draws)), in_single(rule)
 
-    def init_of_shape(key: Key, shape: Shape) -> tuple[Shape, Tree]:
-        m, params = init(key, _width(shape))
-        return (*shape[:-1], m), params
+    def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+        expected, keys = shapes(n := _width(shape)), random.split(key, len(draws))
+        params = {name: draws[name](k, expected[name]) for name, k in zip(draws, keys, strict=True)}
+        return (*shape[:-1], width or n), params
 
     @functools.wraps(rule)
     def apply(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Array, Pullback]:
         try:
             leaf = params[first]
-            n = leaf.shape[0]
+            expected = shapes(n := leaf.shape[0])
             if any(p.__class__ is not np.ndarray for p in params.values()):
                 params = {name: _plain(name, p) for name, p in params.items()}
-            fits = all(params[name].shape == shape for name, shape in shapes(n).items())
+            fits = all(params[name].shape == expected[name] for name in draws)
         except (AttributeError, IndexError, KeyError, TypeError):
             fits = False
         if not fits:
-            raise _misfit(params, shapes, x)
+            raise _misfit(params, lambda n: {name: shapes(n)[name] for name in draws}, x)
         x = _features(x, leaf.dtype, None if any_width else n, sparse=sparse)
         of_rows = rule if leaf.dtype.itemsize > 2 else single
         if x.ndim == 2:
@@ -102,7 +105,7 @@ def _layer(
 
         return y.reshape(*x.shape[:-1], y.shape[-1]), with_axes
 
-    layer = Layer(init_of_shape, differentiable(apply))
+    layer = Layer(init, differentiable(apply))
     layer.apply.settings = settings or {}  # type: ignore[attr-defined]
     return layer
 
@@ -161,13 +164,8 @@ def Dense(
     ((3,), (2, 3), array([0., 0., 0.], dtype=float32))
     """
     features = integer("features", features)
-    draw_w = guarded("w_init", xavier_uniform() if w_init is None else w_init)
     draw_b = guarded("b_init", zeros() if b_init is None else b_init)
-
-    def init(key: Key, n: int) -> tuple[int, Tree]:
-        w_key, b_key = random.split(key)
-        w = draw_w(w_key, (n, features))
-        return features, {"w": w, "b": draw_b(b_key, (features,))} if bias else {"w": w}
+    draws = {"w": guarded("w_init", xavier_uniform() if w_init is None else w_init)} | ({"b": draw_b} if bias else {})
 
     def dense(params: Tree, x: Array, train: Any) -> tuple[Array, Pullback]:
         w = params["w"]
@@ -180,10 +178,7 @@ def Dense(
 
         return y, pullback
 
-    def shapes(n: int) -> dict[str, tuple[int, ...]]:
-        return {"w": (n, features), "b": (features,)} if bias else {"w": (n, features)}
-
-    return _layer(dense, init, shapes, sparse=True)
+    return _layer(dense, draws, lambda n: {"w": (n, features), "b": (features,)}, features, sparse=True)
 
 
 @hinting
@@ -250,10 +245,6 @@ def BatchNorm(*, eps: float = 1e-5) -> Layer:
     """
     eps = max(number("eps", eps), TINY)
 
-    def init(key: Key, n: int) -> tuple[int, Tree]:
-        zero, one = zeros()(key, (n,)), ones()(key, (n,))
-        return n, {"scale": one, "bias": zero, "mean": zero.copy(), "var": one.copy(), "count": zeros()(key, ())}
-
     def batch_norm(params: Tree, x: Array, train: Any) -> tuple[Array, Pullback]:
         scale, mean, var = params["scale"], params["mean"], params["var"]
         if train:
@@ -286,7 +277,8 @@ def BatchNorm(*, eps: float = 1e-5) -> Layer:
     def shapes(n: int) -> dict[str, tuple[int, ...]]:
         return {"scale": (n,), "bias": (n,), "mean": (n,), "var": (n,), "count": ()}
 
-    return _layer(batch_norm, init, shapes, settings={"eps": eps})
+    draws = {"scale": ones(), "bias": zeros(), "mean": zeros(), "var": ones(), "count": zeros()}
+    return _layer(batch_norm, draws, shapes, settings={"eps": eps})
 
 
 def LayerNorm(*, eps: float = 1e-5) -> Layer:
@@ -296,9 +288,6 @@ def LayerNorm(*, eps: float = 1e-5) -> Layer:
     `eps` below 1e-37 counts as 1e-37. Ba, Kiros and Hinton 2016, arXiv 1607.06450.
     """
     eps = max(number("eps", eps), TINY)
-
-    def init(key: Key, n: int) -> tuple[int, Tree]:
-        return n, {"scale": ones()(key, (n,)), "bias": zeros()(key, (n,))}
 
     def layer_norm(params: Tree, x: Array, train: Any) -> tuple[Array, Pullback]:
         scale = params["scale"]
@@ -311,7 +300,8 @@ def LayerNorm(*, eps: float = 1e-5) -> Layer:
 
         return scale * z + params["bias"], pullback
 
-    return _layer(layer_norm, init, lambda n: {"scale": (n,), "bias": (n,)}, settings={"eps": eps})
+    draws = {"scale": ones(), "bias": zeros()}
+    return _layer(layer_norm, draws, lambda n: {"scale": (n,), "bias": (n,)}, settings={"eps": eps})
 
 
 def RMSNorm(*, eps: float | None = None) -> Layer:
@@ -327,9 +317,6 @@ def RMSNorm(*, eps: float | None = None) -> Layer:
     """
     eps = None if eps is None else max(number("eps", eps), TINY)
 
-    def init(key: Key, n: int) -> tuple[int, Tree]:
-        return n, {"scale": ones()(key, (n,))}
-
     def rms_norm(params: Tree, x: Array, train: Any) -> tuple[Array, Pullback]:
         scale = params["scale"]
         z, r = rms_normalized(x, float(np.finfo(scale.dtype).eps) if eps is None else eps)
@@ -341,7 +328,7 @@ def RMSNorm(*, eps: float | None = None) -> Layer:
 
         return scale * z, pullback
 
-    return _layer(rms_norm, init, lambda n: {"scale": (n,)}, settings={"eps": eps})
+    return _layer(rms_norm, {"scale": ones()}, lambda n: {"scale": (n,)}, settings={"eps": eps})
 
 
 def GLU() -> Layer:
@@ -454,11 +441,6 @@ def Prelu(num_parameters: int = 1, init: float = 0.25) -> Layer:
     """
     k, start = integer("num_parameters", num_parameters), constant(number("init", init, "(-inf, inf)"))
 
-    def init_(key: Key, n: int) -> tuple[int, Tree]:
-        if k not in (1, n):
-            raise ValueError(f"num_parameters: expected 1 or the width, {n}, got {k}")
-        return n, {"slope": start(key, (k,))}
-
     def prelu(params: Tree, x: Array, train: Any) -> tuple[Array, Pullback]:
         slope, negative = params["slope"], np.minimum(x, 0)
 
@@ -469,7 +451,14 @@ def Prelu(num_parameters: int = 1, init: float = 0.25) -> Layer:
 
         return np.maximum(x, 0) + slope * negative, pullback
 
-    return _layer(prelu, init_, lambda n: {"slope": (k,)}, any_width=k == 1)
+    layer = _layer(prelu, {"slope": start}, lambda n: {"slope": (k,)}, any_width=k == 1)
+
+    def init_of_width(key: Key, shape: Shape) -> tuple[Shape, Tree]:
+        if k not in (1, n := _width(shape)):
+            raise ValueError(f"num_parameters: expected 1 or the width, {n}, got {k}")
+        return layer.init(key, shape)
+
+    return Layer(init_of_width, layer.apply)
 
 
 # ------------------------------------------------------------------------------------ combinators
@@ -495,7 +484,7 @@ def serial(*layers: Layer) -> Layer:
                 shape, params[name] = layer.init(k, shape)
             except (TypeError, ValueError) as error:
                 _raise_inside(name, error)
-        return shape, _with_leaves(params)
+        return shape, {name: child for name, child in params.items() if leaves(child)}
 
     def forward(
         params: Tree, x: Any, *, train: Any = False, key: Key | None = None, pullbacks: list[Pullback] | None = None
@@ -546,7 +535,7 @@ def parallel(*layers: Layer) -> Layer:
     children = _named("parallel", layers)
 
     def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
-        _check_count("shape", shape, len(children))
+        _check_branches("shape", shape, len(children))
         shapes, params = [], {}
         for (name, layer), k, s in zip(children.items(), random.split(key, len(children)), shape, strict=True):
             try:
@@ -554,11 +543,11 @@ def parallel(*layers: Layer) -> Layer:
             except (TypeError, ValueError) as error:
                 _raise_inside(name, error)
             shapes.append(out)
-        return tuple(shapes), _with_leaves(params)
+        return tuple(shapes), {name: child for name, child in params.items() if leaves(child)}
 
     def parallel(params: Tree, x: Any, *, train: Any = False, key: Key | None = None) -> tuple[Any, Pullback]:
         _check_children(params, children)
-        _check_count("x", x, len(children))
+        _check_branches("x", x, len(children))
         ys, pullbacks = [], []
         for (name, layer), k, xi in zip(children.items(), _keys(key, train, len(children)), x, strict=True):
             try:
@@ -773,8 +762,6 @@ def _same_shape(key: Key, shape: Shape) -> tuple[Shape, Tree]:
 
 def _bound(name: str, f: Callable[..., Any], args: tuple[Any, ...], settings: dict[str, Any]) -> dict[str, Any]:
     """Name the settings of an activation, which must be those that `f` takes."""
-    import inspect
-
     try:
         arguments = inspect.signature(f).bind(None, *args, **settings).arguments
     except TypeError as error:
@@ -794,10 +781,7 @@ def _in_dtype_of(params: Tree, x: Any) -> Any:
 
 def _sum(xs: Sequence[Any]) -> Any:
     """Add arrays, or tuples of arrays, of one shape."""
-    first, *rest = xs
-    for x in rest:
-        first = tree_map(_add, first, x)
-    return first
+    return functools.reduce(functools.partial(tree_map, _add), xs)
 
 
 def _add(x: Any, y: Any) -> Array:
@@ -809,9 +793,8 @@ def _add(x: Any, y: Any) -> Array:
 
 def _common_dtype(*arrays: Array) -> np.dtype[Any]:
     """Return the least floating-point dtype of branches: the wider ones are integers that were read as float64."""
-    dtypes = [a.dtype for a in arrays]
-    floating = [dtype for dtype in dtypes if dtype.kind == "f"]
-    return min(floating, key=lambda dtype: dtype.itemsize) if floating else np.result_type(*dtypes)
+    floating = [a.dtype for a in arrays if a.dtype.kind == "f"]
+    return min(floating, key=lambda dtype: dtype.itemsize) if floating else np.result_type(*(a.dtype for a in arrays))
 
 
 def _width(shape: Shape) -> int:
@@ -867,10 +850,6 @@ def _next(cotangents: Iterator[Any], name: str) -> Any:
     raise TypeError(f"{name}: expected its pullback to give two cotangents, of the parameters and of x; got fewer")
 
 
-def _with_leaves(params: dict[str, Tree]) -> dict[str, Tree]:
-    return {name: child for name, child in params.items() if leaves(child)}
-
-
 def _check_children(params: Tree, children: dict[str, Layer]) -> None:
     if not isinstance(params, dict):
         hint = "; init returns (shape, params)" if isinstance(params, tuple) and len(params) == 2 else ""
@@ -880,15 +859,11 @@ def _check_children(params: Tree, children: dict[str, Layer]) -> None:
         raise ValueError(f"params: no layer is called {sorted(unknown)[0]}; the layers are {names}")
 
 
-def _check_count(name: str, x: Any, n: int) -> None:
-    if not isinstance(x, tuple | list) or len(x) != n:
+def _check_branches(name: str, x: Any, n: int | None = None) -> None:
+    if not isinstance(x, tuple | list) or (not x if n is None else len(x) != n):
         got = f"{type(x).__name__} of {len(x)}" if isinstance(x, tuple | list) else type(x).__name__
-        raise ValueError(f"{name}: expected a tuple of {n}, one for each branch, got {got}")
-
-
-def _check_branches(name: str, x: Any) -> None:
-    if not isinstance(x, tuple | list) or not x:
-        raise ValueError(f"{name}: expected a tuple of branches, got {type(x).__name__}")
+        expected = "branches" if n is None else f"{n}, one for each branch"
+        raise ValueError(f"{name}: expected a tuple of {expected}, got {got}")
 
 
 def _raise_inside(name: str, error: Exception) -> NoReturn:
