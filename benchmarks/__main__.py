@@ -31,7 +31,7 @@ PACKAGES = ("numpy", "fmlp", "jax", "optax", "torch", "scikit-learn", "onnxrunti
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="few rounds; no growth, no memory")
+    parser.add_argument("--short", action="store_true", help=f"few rounds, of {','.join(SHORT)}")
     parser.add_argument("--guard", action="store_true", help="short, and compared with the record")
     parser.add_argument("--only", help=f"some of {','.join(SECTIONS)}")
     parser.add_argument(
@@ -55,8 +55,9 @@ def main() -> int:
             SECTIONS[name](arena, results)
     print(tables(results))
 
-    if options.write or not (short or options.only):
-        write(results)
+    everything = not (short or options.only)
+    if options.write or everything:
+        write(results, {} if everything else recorded())
     return guard(results.goals) if options.guard else 0
 
 
@@ -90,13 +91,18 @@ def tables(results: Results) -> str:
     return "\n".join(lines)
 
 
-def write(results: Results) -> None:
-    """Write the record and the pictures; sections that were not measured now stay as they were recorded."""
+def recorded() -> dict[str, Any]:
+    """Read the record."""
+    return json.loads(RECORD.read_text()) if RECORD.exists() else {}
+
+
+def write(results: Results, kept: dict[str, Any]) -> None:
+    """Write the record and the pictures; of what was not measured now, what is in `kept` stays."""
     new = to_json(results)
-    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     for part in ("races", "sweeps", "goals"):
-        new[part] = record.get(part, {}) | new[part]
-    new["worst"] = dict(record.get("worst", {}))  # of all machines that were measured, for the guard
+        new[part] = kept.get(part, {}) | new[part]
+    worst = recorded().get("worst", {})  # of all machines that were measured, for the guard
+    new["worst"] = {name: ratio for name, ratio in worst.items() if name in new["goals"]}
     for g in results.goals:
         if g.ratio is not None:
             before, now = new["worst"].get(g.name, g.ratio.median), g.ratio.median
@@ -130,14 +136,13 @@ def to_json(results: Results) -> dict[str, Any]:
 
 def guard(goals: list[Goal]) -> int:
     """Return 1 when a ratio is worse than twice the worst that was recorded on any machine."""
-    if not RECORD.exists():
-        print(f"\nguard: nothing to compare with, because there is no {RECORD.relative_to(ROOT)}")
-        return 0
-    recorded, worse = json.loads(RECORD.read_text())["worst"], 0
+    bounds, worse = recorded().get("worst", {}), 0
+    if not bounds:
+        print(f"\nguard: nothing to compare with in {RECORD.relative_to(ROOT)}")
     for g in goals:
-        if g.ratio is None or g.name not in recorded:
+        if g.ratio is None or g.name not in bounds:
             continue
-        before, now = recorded[g.name], g.ratio.median
+        before, now = bounds[g.name], g.ratio.median
         if (now / before if g.sense == "≤" else before / now) > 2:
             print(f"guard: {g.name} was {before:.2f} and is {now:.2f}", file=sys.stderr)
             worse += 1

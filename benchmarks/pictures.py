@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 NAMES = {
     "floor": "GEMM floor",
+    "by hand": "NumPy by hand",
     "fmlp": "fmlp",
     "jax": "JAX (jit)",
     "torch": "PyTorch",
@@ -20,6 +21,7 @@ NAMES = {
 }
 COLORS = {
     "floor": "#9ca3af",
+    "by hand": "#6b7280",
     "fmlp": "#2563eb",
     "jax": "#16a34a",
     "torch": "#ea580c",
@@ -108,7 +110,7 @@ def memory(sweeps: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(11, 7), dpi=110, layout="constrained")
     for ax, (axis, title) in zip(figure.subplots(2, 2).flat, labels.items(), strict=True):
         sweep = sweeps[axis]
-        series = {c: [peaks["fit"] / 2**20 for peaks in sweep[c]] for c in sweep if c not in ("sizes", "data")}
+        series = {c: [peaks["fit"] / 2**20 for peaks in sweep[c]] for c in sweep if c in NAMES and c != "data"}
         if axis == "rows":
             series["data"] = [size / 2**20 for size in sweep["data"]]
         _lines(ax, sweep["sizes"], series, title, axis, "MiB")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +30,8 @@ class Entry(NamedTuple):
     kind: str
     threads: int
     options: dict[str, str]
+    busy: bool = False
+    """Whether another process keeps a core busy at the same time."""
 
     @property
     def setting(self) -> str:
@@ -96,7 +101,7 @@ class Arena:
         for worker in self.workers.values():
             worker.close()
 
-    def entries(self, kind: str, *contenders: str, suffix: str = "") -> list[Entry]:
+    def entries(self, kind: str, *contenders: str, suffix: str = "", **options: str) -> list[Entry]:
         """List the entries of those contenders that are installed: with 1 thread and with all, fmlp also by default.
 
         What fmlp does by default, as its users will have it, goes by its own name; the other thread count does not.
@@ -106,8 +111,8 @@ class Arena:
             if contender not in self.contenders:
                 continue
             if contender == "fmlp":
-                entries += [Entry(f"fmlp{suffix}", contender, kind, 0, {})]
-                entries += [Entry(f"fmlp{suffix}, 1 thread", contender, kind, 1, {})]
+                entries += [Entry(f"fmlp{suffix}", contender, kind, 0, options)]
+                entries += [Entry(f"fmlp{suffix}, 1 thread", contender, kind, 1, options)]
                 continue
             settings = OPTIONS.get(contender, ({},)) if kind in ("step", "fit") else ({},)
             entries += [
@@ -133,7 +138,8 @@ class Arena:
         times: list[list[float]] = [[] for _ in entries]
         for r in range(rounds):
             for i in np.roll(range(len(entries)), r):
-                times[i].append(workers[i].ask("run", id=ids[i], k=counts[i]))
+                with busy_core() if entries[i].busy else nullcontext():
+                    times[i].append(workers[i].ask("run", id=ids[i], k=counts[i]))
         for worker, id in zip(workers, ids, strict=True):
             worker.ask("forget", id=id)
 
@@ -175,6 +181,18 @@ class Arena:
                         f"difference {difference:.2g}, tolerated {tolerance:.0e}. Nothing was timed."
                     )
             self.agreed.add((kind, case, key))
+
+
+@contextmanager
+def busy_core() -> Iterator[None]:
+    """Let another process compute all the time."""
+    command = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def _difference(name: str, a: np.ndarray, b: np.ndarray) -> float:

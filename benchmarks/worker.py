@@ -107,11 +107,12 @@ class _Contender:
     def build(self, id: int, kind: str, case: dict, rows: int, batch: int, options: dict) -> None:
         """Make ready what `run` is to time, with one warm-up step where one is cheap."""
         network, (x, y) = self._network(case, **options), self._data(case, rows)
-        if kind == "fit":
-            self._built[id] = network, network.fit(x, y, batch), math.ceil(rows / batch)
+        make = getattr(network, kind)
+        if kind in ("fit", "estimator"):
+            self._built[id] = network, make(x, y, batch), math.ceil(rows / batch)
         else:
-            inputs = (x[: batch or rows], y[: batch or rows]) if kind == "step" else (x,)
-            self._built[id] = network, getattr(network, kind)(*inputs), 1
+            inputs = (x,) if kind in ("predict", "apply") else (x[: batch or rows], y[: batch or rows])
+            self._built[id] = network, make(*inputs), 1
             self._seconds(id, 1)
 
     def calibrate(self, id: int, seconds: float) -> int:
@@ -129,12 +130,12 @@ class _Contender:
         """Let go of what was built."""
         del self._built[id]
 
-    def memory(self, case: dict, rows: int, batch: int) -> dict[str, int]:
+    def memory(self, case: dict, rows: int, batch: int, options: dict) -> dict[str, int]:
         """Return the peak of the process's memory, in bytes, after the imports, with the data, after an epoch."""
         peaks = {"imports": _peak()}
         x, y = self._data(case, rows)
         peaks["data"] = _peak()
-        self._network(case).fit(x, y, batch)(1)
+        self._network(case, **options).fit(x, y, batch)(1)
         return peaks | {"fit": _peak(), "size": x.nbytes + y.nbytes}
 
     def save(self, case: dict, path: str) -> str:

@@ -1,15 +1,17 @@
-"""fmlp, through its public functional pieces, `fit` and `predict`."""
+"""fmlp, through its public functional pieces, `fit`, `predict` and the estimators."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 import fmlp
 from benchmarks import cases
-from fmlp import layers, losses, optim, random
+from fmlp import layers, losses, optim, random, tree
+from fmlp.estimators import MLPClassifier
 
 FIRST_PREDICTION = """
 import sys
@@ -25,9 +27,10 @@ fmlp.predict(net, params, np.ones((1, 128), np.float32))
 
 
 class Network:
-    """The case's network as `serial` of layers."""
+    """The case's network as `serial` of layers; with jit="as written", nothing is planned."""
 
-    def __init__(self, case: cases.Case, threads: int) -> None:
+    def __init__(self, case: cases.Case, threads: int, jit: str = "planned") -> None:
+        self.case, self.mode = case, fmlp.disable_jit if jit == "as written" else nullcontext
         stack: list[Any] = []
         for _, fan_out, activation, rate in case.layers():
             stack.append(layers.Dense(fan_out))
@@ -45,7 +48,8 @@ class Network:
 
     def reset(self) -> None:
         """Go back to the first parameters and a new optimizer."""
-        self.params, self.state = self.initial, self.optimizer.init(self.initial)
+        self.params = tree.map(np.copy, self.initial)  # the step takes over their memory
+        self.state = self.optimizer.init(self.params)
 
     def parameters(self) -> list[np.ndarray]:
         """Return w and b of each layer, in order."""
@@ -58,15 +62,25 @@ class Network:
 
     def step(self, x: np.ndarray, y: np.ndarray) -> Callable[[int], None]:
         """Make training steps as a user's own loop would."""
-        key = random.key(0)
+        step, key = fmlp.jit(self._step, donate=(0, 1)), random.key(0)
 
         def run(k: int) -> None:
             params, state = self.params, self.state
-            for i in range(k):
-                _, grads = self.value_and_grad(params, x, y, key=random.fold_in(key, i))
-                updates, state = self.optimizer.update(grads, state, params)
-                params = optim.apply_updates(params, updates)
+            with self.mode():
+                for i in range(k):
+                    params, state, _ = step(params, state, x, y, random.fold_in(key, i))
             self.params, self.state = params, state
+
+        return run
+
+    def plan(self, x: np.ndarray, y: np.ndarray) -> Callable[[int], None]:
+        """Make plans of a step; each time the step itself runs once, too."""
+
+        def run(k: int) -> None:
+            for _ in range(k):
+                source = fmlp.jit(self._step, donate=(0, 1)).plan(self.params, self.state, x, y, random.key(0))
+            if not source.startswith("def plan("):
+                raise RuntimeError(source)
 
         return run
 
@@ -74,18 +88,15 @@ class Network:
         """Train for epochs, with shuffling, bar and history."""
 
         def run(k: int) -> None:
-            fmlp.fit(
-                self.net,
-                self.initial,
-                (x, y),
-                loss=self.loss,
-                optimizer=self.optimizer,
-                epochs=k,
-                batch_size=batch,
-                key=random.key(0),
-            )
+            settings: dict[str, Any] = {"loss": self.loss, "optimizer": self.optimizer, "batch_size": batch}
+            with self.mode():
+                fmlp.fit(self.net, self.initial, (x, y), epochs=k, key=random.key(0), **settings)
 
         return run
+
+    def estimator(self, x: np.ndarray, y: np.ndarray, batch: int) -> Callable[[int], None]:
+        """Train scikit-learn's estimator, in fmlp, for epochs."""
+        return cases.epochs(MLPClassifier, self.case, x, y, batch)
 
     def predict(self, x: np.ndarray) -> Callable[[int], np.ndarray]:
         """Predict with `fmlp.predict`."""
@@ -98,11 +109,12 @@ class Network:
         return run
 
     def apply(self, x: np.ndarray) -> Callable[[int], np.ndarray]:
-        """Predict with the network's `apply`, without cutting x into batches."""
+        """Predict with the network's `apply`, planned, without cutting x into batches."""
+        apply = fmlp.jit(self.net.apply)
 
         def run(k: int) -> np.ndarray:
             for _ in range(k):
-                y = self.net.apply(self.params, x)
+                y = apply(self.params, x)
             return y
 
         return run
@@ -110,6 +122,11 @@ class Network:
     def save(self, path: str) -> None:
         """Write what `FIRST_PREDICTION` reads."""
         fmlp.save(path, self.params)
+
+    def _step(self, params: Any, state: Any, x: np.ndarray, y: np.ndarray, key: random.Key) -> Any:
+        loss, grads = self.value_and_grad(params, x, y, key=key)
+        updates, state = self.optimizer.update(grads, state, params)
+        return optim.apply_updates(params, updates), state, loss
 
 
 def _flat(params: Any) -> list[np.ndarray]:

@@ -67,6 +67,16 @@ class Network:
 
         return run
 
+    def plan(self, x: np.ndarray, y: np.ndarray) -> Callable[[int], None]:
+        """Trace and compile a step."""
+
+        def run(k: int) -> None:
+            for _ in range(k):
+                jax.clear_caches()
+                self.train.lower(self.carry, x, y).compile()
+
+        return run
+
     def fit(self, x: np.ndarray, y: np.ndarray, batch: int) -> Callable[[int], None]:
         """Train for epochs, with shuffling and a history of the loss; an epoch is one scan, faster than a loop."""
         x, y = jax.device_put((x, y))

@@ -56,6 +56,10 @@ class Network:
 
         return run
 
+    def estimator(self, x: np.ndarray, y: np.ndarray, batch: int) -> Callable[[int], None]:
+        """Train for epochs with settings that fmlp's estimator has, too."""
+        return cases.epochs(MLPClassifier, self.case, x, y, batch)
+
     def _model(self, **settings: Any) -> MLPClassifier:
         defaults = {
             "hidden_layer_sizes": tuple(self.case.widths[1:-1]),
