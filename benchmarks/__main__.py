@@ -1,7 +1,7 @@
-"""Measure fmlp against the GEMM floor, JAX, PyTorch, scikit-learn and ONNX Runtime.
+"""Measure fmlp against the GEMM floor, a step by hand, JAX, PyTorch, scikit-learn and ONNX Runtime.
 
-python -m benchmarks                  # everything: about a quarter of an hour; writes results.json and the pictures
-python -m benchmarks --short          # a minute or two; writes nothing
+python -m benchmarks                  # everything: about 25 minutes; writes results.json and the pictures
+python -m benchmarks --short          # three minutes; writes nothing
 python -m benchmarks --guard          # the same; fails when a ratio is worse than twice the worst recorded one
 python -m benchmarks --only step,fit  # some sections
 """
@@ -102,7 +102,8 @@ def write(results: Results, kept: dict[str, Any]) -> None:
     for part in ("races", "sweeps", "goals"):
         new[part] = kept.get(part, {}) | new[part]
     worst = recorded().get("worst", {})  # of all machines that were measured, for the guard
-    new["worst"] = {name: ratio for name, ratio in worst.items() if name in new["goals"]}
+    names = {*new["goals"], *(g.name for g in results.goals)}
+    new["worst"] = {name: ratio for name, ratio in worst.items() if name in names}
     for g in results.goals:
         if g.ratio is not None:
             before, now = new["worst"].get(g.name, g.ratio.median), g.ratio.median

@@ -11,7 +11,6 @@ import numpy as np
 import fmlp
 from benchmarks import cases
 from fmlp import layers, losses, optim, random, tree
-from fmlp.estimators import MLPClassifier
 
 FIRST_PREDICTION = """
 import sys
@@ -95,7 +94,9 @@ class Network:
         return run
 
     def estimator(self, x: np.ndarray, y: np.ndarray, batch: int) -> Callable[[int], None]:
-        """Train scikit-learn's estimator, in fmlp, for epochs."""
+        """Train fmlp's own MLPClassifier for epochs."""
+        from fmlp.estimators import MLPClassifier  # needs scikit-learn
+
         return cases.epochs(MLPClassifier, self.case, x, y, batch)
 
     def predict(self, x: np.ndarray) -> Callable[[int], np.ndarray]:
