@@ -65,11 +65,12 @@ class Worker:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Return the environment for a process with so many threads; 0 sets nothing, as on a user's machine."""
+    """Return the environment for a process with so many threads; 0 leaves it as it is."""
+    if not threads:
+        return dict(os.environ)
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")  # the last is XLA's
     clean = {name: value for name, value in os.environ.items() if name not in (*names, "XLA_FLAGS")}
-    if threads:
-        clean |= dict.fromkeys(names, str(threads))
+    clean |= dict.fromkeys(names, str(threads))
     if threads == 1:
         clean["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
     return clean
