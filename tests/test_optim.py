@@ -93,6 +93,13 @@ def frozen(t):
     return t
 
 
+@EVERY
+def test_vectors_begin_at_zero(mode):
+    start = MODES[mode].keywords.get("initial_accumulator_value", 0)
+    state = MODES[mode]().init(problem(0)[0])
+    assert all((slot == start).all() for slot in state.slots.values() if np.ndim(slot))
+
+
 def test_every_optimizer_has_a_mode():
     functions = {name: getattr(optim, name) for name in optim.__all__ if inspect.isfunction(getattr(optim, name))}
     optimizers = {name for name, f in functions.items() if "learning_rate" in inspect.signature(f).parameters}

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fmlp.signals import Interrupts
+
 BEFORE = """
 import ctypes, os, signal, sys, threading, time, warnings
 import numpy as np
@@ -202,6 +204,16 @@ def test_an_ignored_signal_stays_ignored(tmp_path):
     print(fit(Batches(lambda i: os.kill(os.getpid(), signal.SIGTERM)), checkpoint="run.npz").stopped)
     """
     assert prints(script, tmp_path) == ["done"]
+
+
+def test_ranks_wait_for_each_other_unless_there_is_an_error():
+    waits = []
+    with Interrupts(barrier=lambda: waits.append("wait")).listening():
+        assert not waits
+    assert waits == ["wait"]
+    with pytest.raises(OSError, match="disk"), Interrupts(barrier=waits.clear).listening():
+        raise OSError("disk")
+    assert waits == ["wait"]
 
 
 @unix

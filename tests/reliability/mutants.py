@@ -228,6 +228,7 @@ EQUIVALENT = {
         "bar.set_postfix_str(line)",
     ): "the bar is only drawn once more",
     ("plot_decision_boundary", "0.08 * np.ptp(x, axis=0)", "0.08"): "only looks",
+    ("plot_activation", "1.4", "2.8"): "only looks",
     ("plot_decision_boundary", "_tidy(ax, grid=False)", "_tidy(ax)"): "only looks",
 }
 
