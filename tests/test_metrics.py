@@ -312,7 +312,7 @@ def test_what_is_no_indicator_is_refused():
         with pytest.raises(ValueError, match="y_pred: expected zeros and ones, one column for each label"):
             metric(np.zeros((3, 2)), np.full((3, 2), 2))
         with pytest.raises(ValueError, match="y_true: expected zeros and ones, one column for each label"):
-            metric(np.full((3, 2), "1"), np.zeros((3, 2)))
+            metric(np.ones((3, 2), object), np.zeros((3, 2)))
     with pytest.raises(ValueError, match="average: expected one column of labels for 'binary'"):
         metrics.f1(np.zeros((3, 2)), np.zeros((3, 2)), average="binary")
 

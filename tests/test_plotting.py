@@ -85,7 +85,7 @@ def test_the_picture_of_softmax_is_that_of_one_component():
 
 def test_a_boundary_shows_what_is_said_even_where_no_point_has_that_label():
     x = np.array([[0.0, 0.0], [1.0, 1.0]])
-    figure = plot_decision_boundary(lambda points: np.ones(len(points)), x, np.array([0, 2]), resolution=5)
+    figure = plot_decision_boundary(lambda points: [1] * len(points), x, np.array([0, 2]), resolution=5)
     (image,) = figure.axes[0].images
     assert (image.get_array() == 1).all()
     assert image.get_clim() == (0, 2)

@@ -85,6 +85,7 @@ def test_training_goes_on_in_either():
         back.partial_fit(X, TARGETS["three classes"])
     after = -np.log(back.predict_proba(X)[np.arange(len(y)), y]).mean()
     assert before > middle > after
+    assert back._optimizer.learning_rate_init == 0.01
     assert len(back.loss_curve_) == 20
     assert clone(back).get_params() == back.get_params()
 

@@ -203,8 +203,6 @@ BY_HAND = [
 
 # Mutants that do the same as fmlp: (function, the node's code, the code in its place): why.
 EQUIVALENT = {
-    ("_zeros", "20", "21"): "only more memory",
-    ("zeros_like", "1 << 20", "1"): "only speed: NumPy takes the number 0 as well",
     (
         "_Subset.__getitem__",
         "np.asarray(self.array)",
