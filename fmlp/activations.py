@@ -60,7 +60,15 @@ def elementwise(formula: Callable[..., Entry]) -> Differentiable[..., Array]:
             y, derivative = formula(x)
         if not callable(derivative):
             raise TypeError(f"{formula.__name__}: expected (y, lambda: derivative), got {given(derivative)} for it")
-        return y, lambda dy: (dy * derivative(), *[None for _ in args])
+
+        def pullback(dy: Array) -> Iterator[Any]:
+            d = derivative()
+            if getattr(d, "dtype", None) == np.bool_:  # NumPy takes three times as long to multiply numbers by truths
+                d = d.astype(dy.dtype)
+            yield dy * d
+            yield from (None for _ in args)
+
+        return y, pullback
 
     return Differentiable(rule)
 
