@@ -266,7 +266,7 @@ def _structure(value: Any, arrays: list[Any]) -> Any:
 
 def _reader(args: Any, kwargs: Any, donated: list[int], alone: bool) -> Callable[..., Any]:
     """Make the function that lists the arrays in arguments of this structure, or returns None for another structure."""
-    scope: dict[str, Any] = {"alone": _alone, "array": np.ndarray}
+    scope: dict[str, Any] = {"array": np.ndarray}
     lines, arrays = ["def read(args, kwargs):"], []
 
     def expect(condition: str) -> None:
@@ -286,7 +286,7 @@ def _reader(args: Any, kwargs: Any, donated: list[int], alone: bool) -> Callable
             if kind is np.ndarray:
                 expect(f"{here}.shape == {value.shape} and {here}.strides == {value.strides}")
         elif kind is dict:
-            expect(f"type({here}) is dict and [*{here}] == {[*value]}")
+            expect(f"type({here}) is dict and (*{here},) == {(*value,)}")
             for name, child in value.items():
                 visit(f"{here}[{name!r}]", child)
         elif isinstance(value, tuple | list):
@@ -303,12 +303,19 @@ def _reader(args: Any, kwargs: Any, donated: list[int], alone: bool) -> Callable
     visit("args", args)
     visit("kwargs", kwargs)
     everything = f"({', '.join(arrays)}{',' * (len(arrays) == 1)})"
-    if donated:
-        owner = "{0} if {0}.base is None else {0}.base"
-        mine = ", ".join(arrays[i] for i in donated)
-        owners = ", ".join(owner.format(arrays[i]) for i in donated)
-        others = ", ".join(owner.format(array) for i, array in enumerate(arrays) if i not in donated)
-        expect(f"alone([{mine}], [{owners}], [{others}]) is {alone}")
+    if donated:  # as `_alone` does, but without a call for each array
+        lines += [f"    {array}_ = {array} if {array}.base is None else {array}.base" for array in arrays]
+        mine, others = (
+            ", ".join(f"id({array}_)" for i, array in enumerate(arrays) if (i in donated) is inside)
+            for inside in (True, False)
+        )
+        each = [
+            f"type({a}_) is array and {a}_.base is None and {a}.flags.writeable"
+            for a in map(arrays.__getitem__, donated)
+        ]
+        lines.append(f"    mine = {{{mine}}}")
+        condition = f"len(mine) == {len(donated)} and mine.isdisjoint([{others}]) and {' and '.join(each)}"
+        expect(f"({condition}) is {alone}")
     lines.append(f"    return {everything}")
     exec("\n".join(lines), scope)
     return scope["read"]  # type: ignore[no-any-return]
