@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmlp import optim, random, tree
-from fmlp.distributed import Batch, group_of
+from fmlp.distributed import Alone, Batch, group_of
+from fmlp.jit import kept
 from fmlp.optim import Optimizer
 from fmlp.random import Key
 from fmlp.tree import Tree
@@ -86,6 +87,14 @@ def descent(
     0.0625 [[0.875]]
     """
     group = group_of(comm)
+    planned = kept(objective, (optimizer.update, comm), lambda: planned_step(group, objective, optimizer))
+    return steps(*planned, params, state, batches, key, skip=skip, donate=donate)
+
+
+def planned_step(
+    group: Alone, objective: Callable[..., Any], optimizer: Optimizer
+) -> tuple[Alone, Callable[..., Any], Callable[..., Any]]:
+    """Make the group, the step and the gradient that `steps` takes; the plans live as long as the step."""
 
     def update(params: Tree, state: Any, loss: Any, grads: Tree) -> tuple[Any, Tree, Any]:
         if not np.isfinite(loss):
@@ -93,25 +102,26 @@ def descent(
         updates, state = optimizer.update(grads, state, params)
         return loss, optim.apply_updates(params, updates), state
 
-    step, gradient = group.step(objective, optimizer, update), group.value_and_grad(objective)
-    return _steps(step, gradient, params, state, batches, key, skip, donate, group.agreed)
+    return group, group.step(objective, update), group.value_and_grad(objective)
 
 
 class _LossError(ArithmeticError):
     """The loss of a step, its argument, is not finite."""
 
 
-def _steps(
+def steps(
+    group: Alone,
     step: Callable[..., Any],
     gradient: Callable[..., Any],
     params: Tree,
     state: Any,
     batches: Iterable[Any],
     key: Key,
+    *,
     skip: int,
     donate: bool,
-    agreed: Callable[[BaseException], BaseException],
 ) -> Iterator[Step]:
+    """Yield each step, as `descent` says."""
     now, before, i = (params, state), None, skip - 1
     for i, (batch, step_key) in enumerate(islice(zip(batches, _keys(key), strict=False), skip, None), skip):
         batch = batch if type(batch) is Batch else Batch(*batch)
@@ -122,11 +132,11 @@ def _steps(
             with np.errstate(**QUIET):
                 (loss, *reached), weight = step(spare, *now, batch, step_key)
         except _LossError as error:
-            raise agreed(_non_finite(i, error.args[0], now[0], before, gradient)) from None
+            raise group.agreed(_non_finite(i, error.args[0], now[0], before, gradient)) from None
         now, before = (reached[0], reached[1]), (now, batch, step_key)
         yield Step(*now, float(loss), weight)
     if first_non_finite(now[0]):
-        raise agreed(_non_finite(i + 1, None, now[0], before, gradient))
+        raise group.agreed(_non_finite(i + 1, None, now[0], before, gradient))
 
 
 def _memory(leaf: Any) -> Any:

@@ -29,7 +29,7 @@ from fmlp import autodiff, tree
 from fmlp.arguments import given
 from fmlp.autodiff import Differentiable, Pullback, differentiable, row_weights_of, rule_of
 from fmlp.checkpoint import describe, differences
-from fmlp.jit import kept
+from fmlp.jit import AFTER, Jitted
 from fmlp.random import Key
 from fmlp.recording import asarray
 from fmlp.signals import Interrupted, Interrupts
@@ -167,7 +167,7 @@ def summed(
         value, pullback = rule(params, x, y, key=key, weight=weight, train=Shard(comm, start))
         return value, next(iter(pullback(own.astype(asarray(value).dtype))))
 
-    gradient = kept(f, (comm,), part)
+    gradient = Jitted(part, after=AFTER)
 
     def evaluate(params: Tree, batch: Batch, key: Key | None) -> tuple[Any, Tree, float]:
         own = autodiff.batch_weight(f, batch.y, batch.weight)
@@ -214,10 +214,8 @@ class Alone:
 
         return of_batch
 
-    def step(
-        self, objective: Callable[..., Any], optimizer: Any, update: Callable[..., Any]
-    ) -> Callable[..., tuple[Any, float]]:
-        """Plan ``update(params, state, loss, grads)``, a step of `optimizer`, with the gradient of a batch.
+    def step(self, objective: Callable[..., Any], update: Callable[..., Any]) -> Callable[..., tuple[Any, float]]:
+        """Plan ``update(params, state, loss, grads)`` with the loss and the gradient of a batch.
 
         Make the function from ``(spare, params, state, batch, key)`` to the result of `update` and the batch's weight.
         The result may be written into the memory of the trees in `spare`.
@@ -227,7 +225,7 @@ class Alone:
         def step(spare: Any, params: Tree, state: Any, x: Any, y: Any, weight: Any, key: Key) -> Any:
             return update(params, state, *evaluate(params, x, y, key=key, weight=weight))
 
-        planned = kept(objective, (optimizer.update,), step, donate=0)
+        planned = Jitted(step, 0, after=AFTER)
 
         def of_batch(spare: Any, params: Tree, state: Any, batch: Batch, key: Key) -> Any:
             x, y, weight, _ = batch
@@ -298,15 +296,13 @@ class Ranks(Alone):
     def value_and_grad(self, objective: Callable[..., Any]) -> Callable[..., tuple[Any, Tree, float]]:
         return summed(objective, self.comm, lambda: self.interrupted())
 
-    def step(
-        self, objective: Callable[..., Any], optimizer: Any, update: Callable[..., Any]
-    ) -> Callable[..., tuple[Any, float]]:
+    def step(self, objective: Callable[..., Any], update: Callable[..., Any]) -> Callable[..., tuple[Any, float]]:
         evaluate = self.value_and_grad(objective)
 
         def step(spare: Any, params: Tree, state: Any, loss: Any, grads: Tree) -> Any:
             return update(params, state, loss, grads)
 
-        planned = kept(objective, (optimizer.update,), step, donate=0)
+        planned = Jitted(step, 0, after=AFTER)
 
         def of_batch(spare: Any, params: Tree, state: Any, batch: Batch, key: Key) -> Any:
             loss, grads, weight = evaluate(params, batch, key)

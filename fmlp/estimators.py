@@ -62,7 +62,7 @@ from fmlp import activations, losses, metrics, optim, random, training, tree
 from fmlp.arguments import array_of_numbers, given, integer, number, unmasked
 from fmlp.autodiff import call_loss, differentiable, objective, rule_of, value_and_grad
 from fmlp.initializers import uniform
-from fmlp.jit import kept
+from fmlp.jit import AFTER, Jitted
 from fmlp.layers import Activation, BatchNorm, Dense, Dropout, Layer, serial
 from fmlp.losses import Loss
 from fmlp.optim import Optimizer
@@ -245,7 +245,7 @@ class _MLP(BaseEstimator):
             value, grads = both(unravel(vector.astype(dtype, copy=False)), x, y)
             return value, tree.ravel(grads)[0].astype(np.float64, copy=False)
 
-        planned = kept(f, (), value_and_gradient)
+        planned = Jitted(value_and_gradient, after=AFTER)
 
         def loss_and_gradient(vector: Array) -> tuple[float, Array]:
             value, gradient = planned(vector, rows.inputs, rows.y)

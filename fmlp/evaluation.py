@@ -14,7 +14,7 @@ from fmlp.arguments import function, given, hinting, inside, integer, is_number
 from fmlp.autodiff import batch_weight, call_loss, check_output, row_weights_of
 from fmlp.batches import Examples, check_finite, count_rows, examples, in_turn, inputs, is_pair, kind, slices, take
 from fmlp.distributed import Alone, group_of
-from fmlp.jit import kept
+from fmlp.jit import AFTER, Jitted, kept
 from fmlp.layers import Layer, check_net
 from fmlp.metrics import has_a_name, wants_output, wants_scores, weight_keyword
 from fmlp.statistics import Calibration, pooled
@@ -47,7 +47,7 @@ def predict(net: Layer, params: Tree, x: Any, *, batch_size: int = 1024) -> Any:
     tree.check_unmasked("params", params)
     x = inputs("x", x)
     n = count_rows(x)
-    apply = kept(net.apply, (), net.apply)
+    apply = kept(net.apply, (), lambda: Jitted(net.apply, after=AFTER))
     if n <= batch_size:
         return tree.map(np.array, apply(params, take(x, slice(None))))  # Identity() returns x itself
     parts = in_turn(x, slices(n, batch_size))
@@ -195,7 +195,7 @@ def _moments_of(net: Layer, shard: Any) -> Callable[[Tree, Any], list[tuple[tupl
             found.append((places, tuple(numbers)))
         return found
 
-    return kept(net.apply, (shard and shard.comm,), moments)
+    return kept(net.apply, (shard and shard.comm,), lambda: Jitted(moments, after=AFTER))
 
 
 def _measured(

@@ -30,10 +30,10 @@ MOST_BYTES = 1 << 28
 """The most memory that all plans of a function use together, unless a single plan needs more."""
 
 AFTER = 8
-"""The number of calls after which fmlp's own functions, such as the steps of `fit`, are planned."""
+"""The number of calls after which fmlp plans its own functions, because a plan costs as much as many calls."""
 
 KEPT = 4
-"""The number of functions that are kept with one owner."""
+"""The most that is kept with one owner."""
 
 _disabled: ContextVar[bool] = ContextVar("disabled", default=False)
 
@@ -81,20 +81,19 @@ def disable_jit() -> Iterator[None]:
         _disabled.reset(token)
 
 
-def kept(owner: Any, parts: tuple[Any, ...], f: Callable[P, R], donate: int | tuple[int, ...] = ()) -> Jitted[P, R]:
-    """Return ``jit(f)``, kept with `owner`, a function, so that its plans live as long as the owner.
+def kept(owner: Any, parts: tuple[Any, ...], make: Callable[[], R]) -> R:
+    """Return what `make` returns: keep it with `owner`, a function, so that plans live as long as their owner.
 
-    `parts` are the objects that `f` uses besides the owner: for the same ones, the same function is returned. Its first
-    calls run as written, because a plan costs as much as many calls.
+    `parts` are the objects, besides the owner, from which `make` makes it: for the same ones, the same is returned.
     """
-    plans = getattr(owner, "__dict__", {}).setdefault("_jitted", {})
-    # The ids stay in use as long as f is kept. The owner's is among them, because functools.wraps copies attributes.
-    name = getattr(f, "__qualname__", ""), id(owner), *map(id, parts)
-    jitted = plans.get(name) or plans.setdefault(name, Jitted(f, donate, after=AFTER))
+    plans = getattr(owner, "__dict__", {}).setdefault("_plans", {})
+    # The ids stay in use as long as the plans. The owner's is among them, because functools.wraps copies attributes.
+    name = make.__qualname__, id(owner), *map(id, parts)
+    made = plans.get(name) or plans.setdefault(name, make())
     names = [*plans]
     if len(names) > KEPT:
         plans.pop(names[0], None)  # the oldest
-    return jitted  # type: ignore[no-any-return]
+    return made  # type: ignore[no-any-return]
 
 
 class Jitted(Generic[P, R]):
