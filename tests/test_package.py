@@ -91,7 +91,7 @@ def test_arrows_within_data_only_go_down(file):
 
 
 def test_the_floors_are_those_of_contributing_and_name_every_module():
-    listed = CONTRIBUTING.read_text(encoding="utf-8").split("a test holds them to it:\n\n")[1].split("\n\n")[0]
+    listed = CONTRIBUTING.read_text(encoding="utf-8").split("a test checks that:\n\n")[1].split("\n\n")[0]
     assert [{*line.strip().split(", ")} for line in listed.splitlines()] == [*FLOORS, ABOVE]
     assert set().union(*FLOORS, ABOVE) == {*MODULES}
 
