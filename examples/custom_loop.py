@@ -1,4 +1,4 @@
-"""The functional core by hand: a training loop without `fit`."""
+"""A training loop without `fit`, built from the functional core."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Train in fmlp, go on in JAX, and come back: the parameters are a pytree of JAX's as they are (pip install jax)."""
+"""Train in fmlp, continue in JAX, and come back: the parameters are already a JAX pytree (pip install jax)."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ _, params = net.init(random.key(0), (64,))
 
 
 def network(params, x):
-    """Compute in JAX what net.apply does."""
+    """Do in JAX what net.apply does."""
     first, last = params["dense_0"], params["dense_2"]
     return jax.nn.elu(x @ first["w"] + first["b"]) @ last["w"] + last["b"]
 
@@ -56,7 +56,7 @@ def report(where, params):
 trained = train_in_fmlp(params, 5)
 report("5 epochs in fmlp", trained)
 trained = train_in_jax(trained, 5)
-trained = jax.tree.map(np.asarray, trained)  # JAX's arrays as NumPy's, without a copy
+trained = jax.tree.map(np.asarray, trained)  # JAX's arrays to NumPy's, without a copy
 report("and 5 in JAX", trained)
 trained = train_in_jax(params, 5)
 trained = jax.tree.map(np.asarray, trained)

@@ -1,4 +1,4 @@
-"""Full-batch training by L-BFGS from SciPy: `tree.ravel` turns the parameters into the vector that it wants."""
+"""Full-batch training with SciPy's L-BFGS, which works on one vector: `tree.ravel` makes it from the parameters."""
 
 from pathlib import Path
 

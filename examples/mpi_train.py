@@ -1,4 +1,4 @@
-"""Train on several processes: ``mpiexec -n 2 python examples/mpi_train.py``. Each trains on its part of the digits."""
+"""Train on several processes: ``mpiexec -n 2 python examples/mpi_train.py``. Each one has a part of the digits."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ comm = distributed.world()
 x, y, x_test, y_test = data.load(Path(__file__).parents[1] / "data" / "digits.npz")
 mine = slice(
     comm.rank * len(x) // comm.size, (comm.rank + 1) * len(x) // comm.size
-)  # its rows; their number may differ
+)  # this rank's rows; ranks may hold different numbers of rows
 net = serial(Dense(128), BatchNorm(), Elu(), Dropout(0.2), Dense(64), Elu(), Dense(10))
 _, params = net.init(random.key(0), (64,))
 

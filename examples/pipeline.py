@@ -1,4 +1,4 @@
-"""The deep MLP, end to end: load, look, build, train, evaluate, draw, save, load again.
+"""The deep MLP, end to end: load and inspect data, build, train, evaluate, draw, save, load again.
 
 python examples/pipeline.py                              # the 1,797 handwritten digits
 python examples/pipeline.py --recipe scheduled --data generated
@@ -86,12 +86,12 @@ def main() -> None:
         mean, std = data.moments(x_train)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    labels = np.unique(y_train)  # any integers: the network counts them from 0
+    labels = np.unique(y_train)  # any integers; the network needs them numbered from 0
     if unseen := np.setdiff1d(y_test, labels).tolist():
         parser.error(f"{options.data}: the test labels {unseen} are not among the training labels {labels.tolist()}")
     y_train, y_test = np.searchsorted(labels, y_train), np.searchsorted(labels, y_test)
 
-    if not options.data.endswith(".csv"):  # all features have one unit, as pixels do: keep their proportions
+    if not options.data.endswith(".csv"):  # all features have the same unit, as pixels do: keep their proportions
         mean[:], std[:] = x_train.mean(dtype=np.float64), x_train.std(dtype=np.float64)
     x_train, x_test = data.standardize(x_train, mean, std), data.standardize(x_test, mean, std)
 
@@ -100,7 +100,7 @@ def main() -> None:
     _, params = net.init(random.fold_in(key, 0), x_train.shape[1:])
     print("\n" + fmlp.summary(net, x_train.shape[1:]) + "\n")
 
-    # Early stopping decides by rows held out from training. Without it, the test rows are only watched.
+    # Early stopping decides by rows held out from training. Without it, the test rows decide nothing.
     train, validation = (x_train, y_train), (x_test, y_test)
     if options.recipe == "scheduled":
         held_out = data.train_test_split(x_train, y_train, test_fraction=0.1, seed=options.seed)

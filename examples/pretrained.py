@@ -1,4 +1,4 @@
-"""Load the shipped model of the digits, and evaluate it. ``--train`` makes the file again."""
+"""Load the included model of the digits and evaluate it. ``--train`` makes the file again."""
 
 import argparse
 from pathlib import Path
