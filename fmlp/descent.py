@@ -20,7 +20,7 @@ from fmlp.distributed import Alone, Batch, group_of
 from fmlp.jit import kept
 from fmlp.optim import Optimizer
 from fmlp.random import Key
-from fmlp.tree import Tree
+from fmlp.tree import Array, Tree
 
 __all__ = ["NonFiniteError", "Step", "descent"]
 
@@ -87,60 +87,79 @@ def descent(
     0.0625 [[0.875]]
     """
     group = group_of(comm)
-    planned = kept(objective, (optimizer.update, comm), lambda: planned_step(group, objective, optimizer))
-    return steps(*planned, params, state, batches, key, skip=skip, donate=donate)
+    leaves = tuple((path, np.shape(leaf), str(np.asarray(leaf).dtype)) for path, leaf in tree.named_leaves(params))
+    planned = kept(objective, (optimizer.update, comm), lambda: Planned(group, objective, optimizer, params), *leaves)
+    return planned.steps(params, state, batches, key, skip=skip, donate=donate)
 
 
-def planned_step(
-    group: Alone, objective: Callable[..., Any], optimizer: Optimizer
-) -> tuple[Alone, Callable[..., Any], Callable[..., Any]]:
-    """Make the group, the step and the gradient that `steps` takes; the plans live as long as the step."""
+class Planned:
+    """The steps of an optimizer on an objective, for parameters like `params`; their plans live as long as this.
 
-    def update(params: Tree, state: Any, loss: Any, grads: Tree) -> tuple[Any, Tree, Any]:
-        if not np.isfinite(loss):
-            raise _LossError(loss)
-        updates, state = optimizer.update(grads, state, params)
-        return loss, optim.apply_updates(params, updates), state
+    The parameters are parts of one vector if they have one dtype, so that an update is one addition.
+    """
 
-    return group, group.step(objective, update), group.value_and_grad(objective)
+    def __init__(self, group: Alone, objective: Callable[..., Any], optimizer: Optimizer, params: Tree) -> None:
+        pack, unpack = _packing(params)
+
+        def update(packed: Any, params: Tree, state: Any, loss: Any, grads: Tree) -> tuple[Any, ...]:
+            if not np.isfinite(loss):
+                raise _LossError(loss)
+            updates, state = optimizer.update(grads, state, params)
+            packed = optim.apply_updates(packed, pack(updates))
+            return loss, packed, unpack(packed), state
+
+        self.group, self.pack, self.gradient = group, pack, group.value_and_grad(objective)
+        self.step = group.step(objective, unpack, update)
+
+    def steps(
+        self, params: Tree, state: Any, batches: Iterable[Any], key: Key, *, skip: int, donate: bool
+    ) -> Iterator[Step]:
+        """Yield each step, as `descent` says."""
+        now, before, i = (self.pack(params), state), None, skip - 1
+        for i, (batch, step_key) in enumerate(islice(zip(batches, _keys(key), strict=False), skip, None), skip):
+            batch = batch if type(batch) is Batch else Batch(*batch)
+            spare = None
+            if donate:  # the caller's own arrays are never written to
+                spare = before[0] if before and i > skip + 1 else tree.map(_memory, now)
+            try:
+                with np.errstate(**QUIET):
+                    (loss, packed, reached, state), weight = self.step(spare, *now, batch, step_key)
+            except _LossError as error:
+                raise self._error(i, error.args[0], params, before) from None
+            now, before, params = (packed, state), (now, params, batch, step_key), reached
+            yield Step(params, state, float(loss), weight)
+        if first_non_finite(params):
+            raise self._error(i + 1, None, params, before)
+
+    def _error(self, step: int, loss: Any, params: Tree, before: Any) -> BaseException:
+        return self.group.agreed(_non_finite(step, loss, params, before, self.gradient))
 
 
 class _LossError(ArithmeticError):
     """The loss of a step, its argument, is not finite."""
 
 
-def steps(
-    group: Alone,
-    step: Callable[..., Any],
-    gradient: Callable[..., Any],
-    params: Tree,
-    state: Any,
-    batches: Iterable[Any],
-    key: Key,
-    *,
-    skip: int,
-    donate: bool,
-) -> Iterator[Step]:
-    """Yield each step, as `descent` says."""
-    now, before, i = (params, state), None, skip - 1
-    for i, (batch, step_key) in enumerate(islice(zip(batches, _keys(key), strict=False), skip, None), skip):
-        batch = batch if type(batch) is Batch else Batch(*batch)
-        spare = None
-        if donate:  # the caller's own arrays are never written to
-            spare = before[0] if before and i > skip + 1 else tree.map(_memory, now)
-        try:
-            with np.errstate(**QUIET):
-                (loss, *reached), weight = step(spare, *now, batch, step_key)
-        except _LossError as error:
-            raise group.agreed(_non_finite(i, error.args[0], now[0], before, gradient)) from None
-        now, before = (reached[0], reached[1]), (now, batch, step_key)
-        yield Step(*now, float(loss), weight)
-    if first_non_finite(now[0]):
-        raise group.agreed(_non_finite(i + 1, None, now[0], before, gradient))
+def _packing(params: Tree) -> tuple[Callable[[Tree], Any], Callable[[Any], Tree]]:
+    """Return the functions that make a vector of trees like `params`, and a tree of views of a vector.
+
+    If the parameters are not all arrays of one dtype, both functions change nothing.
+    """
+    leaves = tree.leaves(params)
+    if not leaves or not all(type(leaf) is np.ndarray and leaf.dtype is leaves[0].dtype for leaf in leaves):
+        return lambda values: values, lambda packed: packed
+    _, unpack = tree.ravel(params)
+
+    def pack(values: Tree) -> Array:
+        optim.check_fit("an update", values, params)
+        return tree.ravel(values)[0]
+
+    return pack, unpack
 
 
 def _memory(leaf: Any) -> Any:
-    return np.empty_like(leaf) if isinstance(leaf, np.ndarray) else leaf
+    if not isinstance(leaf, np.ndarray):
+        return leaf
+    return tree.aligned(leaf.size, leaf.dtype) if leaf.ndim == 1 else np.empty_like(leaf)
 
 
 def _keys(key: Key) -> Iterator[Key]:
@@ -157,7 +176,7 @@ def _non_finite(step: int, loss: Any, params: Tree, before: Any, gradient: Calla
     """Find out what went wrong first: the gradient of the step before, its update, or this step's loss."""
     leaf = first_non_finite(params)
     if before and leaf:
-        (earlier, _), batch, key = before
+        _, earlier, batch, key = before
         with np.errstate(**QUIET):
             _, grads, _ = gradient(earlier, batch, key)
         if of_gradient := first_non_finite(grads):

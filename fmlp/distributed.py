@@ -214,22 +214,25 @@ class Alone:
 
         return of_batch
 
-    def step(self, objective: Callable[..., Any], update: Callable[..., Any]) -> Callable[..., tuple[Any, float]]:
-        """Plan ``update(params, state, loss, grads)`` with the loss and the gradient of a batch.
+    def step(
+        self, objective: Callable[..., Any], unpack: Callable[[Any], Tree], update: Callable[..., Any]
+    ) -> Callable[..., tuple[Any, float]]:
+        """Plan ``update(packed, params, state, loss, grads)`` with the loss and the gradient of a batch.
 
-        Make the function from ``(spare, params, state, batch, key)`` to the result of `update` and the batch's weight.
-        The result may be written into the memory of the trees in `spare`.
+        The parameters are ``unpack(packed)``. Make the function from ``(spare, packed, state, batch, key)`` to the
+        result of `update` and the batch's weight. The result may be written into the memory of `spare`.
         """
         evaluate = autodiff.value_and_grad(objective)
 
-        def step(spare: Any, params: Tree, state: Any, x: Any, y: Any, weight: Any, key: Key) -> Any:
-            return update(params, state, *evaluate(params, x, y, key=key, weight=weight))
+        def step(spare: Any, packed: Any, state: Any, x: Any, y: Any, weight: Any, key: Key) -> Any:
+            params = unpack(packed)
+            return update(packed, params, state, *evaluate(params, x, y, key=key, weight=weight))
 
         planned = Jitted(step, 0, after=AFTER)
 
-        def of_batch(spare: Any, params: Tree, state: Any, batch: Batch, key: Key) -> Any:
+        def of_batch(spare: Any, packed: Any, state: Any, batch: Batch, key: Key) -> Any:
             x, y, weight, _ = batch
-            return planned(spare, params, state, x, y, weight, key), autodiff.batch_weight(objective, y, weight)
+            return planned(spare, packed, state, x, y, weight, key), autodiff.batch_weight(objective, y, weight)
 
         return of_batch
 
@@ -296,17 +299,19 @@ class Ranks(Alone):
     def value_and_grad(self, objective: Callable[..., Any]) -> Callable[..., tuple[Any, Tree, float]]:
         return summed(objective, self.comm, lambda: self.interrupted())
 
-    def step(self, objective: Callable[..., Any], update: Callable[..., Any]) -> Callable[..., tuple[Any, float]]:
+    def step(
+        self, objective: Callable[..., Any], unpack: Callable[[Any], Tree], update: Callable[..., Any]
+    ) -> Callable[..., tuple[Any, float]]:
         evaluate = self.value_and_grad(objective)
 
-        def step(spare: Any, params: Tree, state: Any, loss: Any, grads: Tree) -> Any:
-            return update(params, state, loss, grads)
+        def step(spare: Any, packed: Any, state: Any, loss: Any, grads: Tree) -> Any:
+            return update(packed, unpack(packed), state, loss, grads)
 
         planned = Jitted(step, 0, after=AFTER)
 
-        def of_batch(spare: Any, params: Tree, state: Any, batch: Batch, key: Key) -> Any:
-            loss, grads, weight = evaluate(params, batch, key)
-            return planned(spare, params, state, loss, grads), weight
+        def of_batch(spare: Any, packed: Any, state: Any, batch: Batch, key: Key) -> Any:
+            loss, grads, weight = evaluate(unpack(packed), batch, key)
+            return planned(spare, packed, state, loss, grads), weight
 
         return of_batch
 

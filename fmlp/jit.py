@@ -8,7 +8,7 @@ import keyword
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -81,14 +81,15 @@ def disable_jit() -> Iterator[None]:
         _disabled.reset(token)
 
 
-def kept(owner: Any, parts: tuple[Any, ...], make: Callable[[], R]) -> R:
+def kept(owner: Any, parts: tuple[Any, ...], make: Callable[[], R], *settings: Hashable) -> R:
     """Return what `make` returns: keep it with `owner`, a function, so that plans live as long as their owner.
 
-    `parts` are the objects, besides the owner, from which `make` makes it: for the same ones, the same is returned.
+    `parts` are the objects, besides the owner, from which `make` makes it, and `settings` are values: for the same
+    objects and equal values, the same is returned.
     """
     plans = getattr(owner, "__dict__", {}).setdefault("_plans", {})
     # The ids stay in use as long as the plans. The owner's is among them, because functools.wraps copies attributes.
-    name = make.__qualname__, id(owner), *map(id, parts)
+    name = make.__qualname__, id(owner), *map(id, parts), *settings
     made = plans.get(name) or plans.setdefault(name, make())
     names = [*plans]
     if len(names) > KEPT:

@@ -117,7 +117,7 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
                 f"updates: expected a tree like the parameters, got a tuple of {len(updates)}; "
                 "an optimizer's update returns two things: updates, state = update(grads, state, params)"
             ) from None
-        _check_fit("an update", updates, params)
+        check_fit("an update", updates, params)
         raise
 
 
@@ -490,7 +490,7 @@ def _decay(rate: float, params: Tree, grads: Tree, g: Array, beside: dict[str, A
     _check_decay(params)
     p, _ = _vector(params)
     if p.shape != g.shape:
-        _check_fit("a gradient", grads, params)
+        check_fit("a gradient", grads, params)
     return rate * p * beside["decays"] if "decays" in beside else rate * p
 
 
@@ -619,7 +619,7 @@ def add_decayed_weights(weight_decay: float, mask: Mask | None = None) -> Optimi
         try:
             return tree.map(np.add, grads, _scaled(weight_decay, params))
         except ValueError:
-            _check_fit("a gradient", grads, params)
+            check_fit("a gradient", grads, params)
             raise
 
     return masked(_stateless(decayed), _learned if mask is None else mask)
@@ -816,7 +816,7 @@ def _check_decay(params: Tree) -> None:
         raise ValueError("params: weight decay needs them; call update(grads, state, params)")
 
 
-def _check_fit(what: str, values: Tree, params: Tree) -> None:
+def check_fit(what: str, values: Tree, params: Tree) -> None:
     """Raise ValueError, naming the path, where `values` do not fit the parameters."""
     if params is None:
         return
@@ -837,7 +837,7 @@ def _check_floats(params: Tree) -> None:
 def _check_sizes(grads: Tree, params: Tree, g: Array, slots: dict[str, Any], *, first: bool) -> None:
     wrong = [name for name, slot in slots.items() if np.ndim(slot) and slot.shape != g.shape]
     if wrong or first:
-        _check_fit("a gradient", grads, params)
+        check_fit("a gradient", grads, params)
     for name in wrong:
         raise ValueError(f"state: {name} holds {slots[name].size} numbers, the gradients are {g.size}")
 

@@ -4,6 +4,7 @@ Most arrays of a plan are in memory that is allocated once, when the plan is mad
 results. These passes save work without changing a bit:
 
 - "needed" drops calls whose results are not used;
+- "whole" uses a vector itself instead of a copy that joins all its parts again;
 - "reuse" gives memory to another array after its last use;
 - "in_place" writes an element-wise result into the memory of an operand that is not used again;
 - "donated" writes results into donated memory;
@@ -27,7 +28,9 @@ from fmlp.tree import Array, aligned, concatenated
 
 __all__: list[str] = []
 
-PASSES = frozenset({"needed", "reuse", "in_place", "donated", "joined", "numbers_first", "constants", "blocks"})
+PASSES = frozenset(
+    {"needed", "whole", "reuse", "in_place", "donated", "joined", "numbers_first", "constants", "blocks"}
+)
 
 FILLED = 1 << 20
 """The most bytes of an array that repeats a number."""
@@ -72,7 +75,8 @@ class _Planner:
         self, tape: Tape, inputs: dict[int, str], result: Any, donated: Iterable[int], passes: frozenset[str]
     ) -> None:
         self.values, self.inputs, self.result, self.passes = tape.values, inputs, result, passes
-        calls = self._needed(tape.calls) if "needed" in passes else tape.calls
+        calls = self._whole(tape.calls) if "whole" in passes else tape.calls
+        calls = self._needed(calls) if "needed" in passes else calls
         self.calls = self._numbers_first(calls) if "numbers_first" in passes else calls
         self.scope: dict[str, Any] = {"errstate": np.errstate, "MISS": MISS} | dict.fromkeys(inputs.values())
         self.cut: dict[str, str] | None = None  # within a loop over blocks: parts of vectors, and their names
@@ -135,6 +139,48 @@ class _Planner:
         """Tell whether a call always gives the same shapes and dtypes."""
         known = isinstance(getattr(call.f, "__self__", call.f), np.ufunc) or name_of(call.f).strip(".()") in _SURE
         return call.form != "new" or known or self._placeable(call)
+
+    def _whole(self, calls: list[Call]) -> list[Call]:
+        """Replace a copy that joins all parts of a vector by the vector, if nothing writes into either."""
+        written = {self.values[i].root for call in calls if call.form == "into" for i in call.results}
+        written |= {self.values[i].root for i in indices(self.result)}
+        instead: dict[int, int] = {}
+        for call in calls:
+            if call.f is _JOIN and call.args[0] and all(type(part) is Ref for part in call.args[0]):
+                (copy,), parts = call.results, indices(call.args[0])
+                root = self.values[parts[0]].root
+                if copy not in written and root not in written and self._are_parts(parts, root, copy):
+                    instead[copy] = instead.get(root, root)
+        if not instead:
+            return calls
+
+        def other(ref: Ref) -> Ref:
+            return Ref(instead.get(ref.at, ref.at))
+
+        self.values = [value._replace(root=instead.get(value.root, value.root)) for value in self.values]
+        return [
+            call._replace(
+                args=mapped(other, call.args, Ref),
+                kwargs=mapped(other, call.kwargs, Ref),
+                operands=tuple(instead.get(i, i) for i in call.operands),
+            )
+            for call in calls
+            if not instead.keys() & {*call.results}
+        ]
+
+    def _are_parts(self, parts: list[int], root: int, copy: int) -> bool:
+        """Tell whether arrays are all parts of a vector, one after the other."""
+        whole, start = self.values[root].array, 0
+        if not isinstance(whole, np.ndarray) or _layout(whole) != _layout(self.values[copy].array):
+            return False
+        first = whole.__array_interface__["data"][0]
+        for i in parts:
+            part = self.values[i].array
+            at = part.__array_interface__["data"][0]
+            if self.values[i].root != root or not part.flags.c_contiguous or at != first + start:
+                return False
+            start += part.nbytes
+        return bool(start == whole.nbytes)
 
     def _needed(self, calls: list[Call]) -> list[Call]:
         """Drop the calls whose results are not used, unless they may raise an error."""

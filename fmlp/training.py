@@ -16,7 +16,7 @@ from fmlp.autodiff import unbound
 from fmlp.batches import Batches, Examples, as_array, batches_of, is_pair, prepared, slices, take
 from fmlp.callbacks import EarlyStopping, History, called, fold_of, is_plateau, on_plateau, with_directions
 from fmlp.checkpoint import Checkpoint, Epoch, Saver
-from fmlp.descent import QUIET, NonFiniteError, planned_step, steps
+from fmlp.descent import QUIET, NonFiniteError, Planned
 from fmlp.distributed import Alone
 from fmlp.evaluation import Metric, calibrate, calibrated, check_metrics, evaluate, evaluated, predict, try_metrics
 from fmlp.layers import Layer, check_net
@@ -164,7 +164,7 @@ class _Plan(NamedTuple):
     """A training with everything checked and decided, and its parts that the loop of `fit` runs."""
 
     net: Layer
-    step: tuple[Alone, Callable[..., Any], Callable[..., Any]]
+    planned: Planned
     loss: Callable[..., Any]
     metrics: dict[str, Metric]
     data: Batches
@@ -193,7 +193,7 @@ class _Plan(NamedTuple):
         """Descend through the rest of an epoch."""
         shuffle_key, steps_key = random.split(random.fold_in(self.key, now.epoch))
         todo = self.data.shuffled(shuffle_key if self.shuffle else None)
-        reached = steps(*self.step, now.params, now.state, todo, steps_key, skip=now.step, donate=True)
+        reached = self.planned.steps(now.params, now.state, todo, steps_key, skip=now.step, donate=True)
         try:
             for params, state, loss, weight in reached:
                 total, total_weight = now.total + weight * loss, now.total_weight + weight
@@ -317,7 +317,7 @@ def _plan(
     saver = Saver(checkpoint if group.first else None, settings, start)
     best_of = fold_of(early_stopping) if early_stopping else lambda values: (None, False)
     return _Plan(
-        net, planned_step(group, objective, optimizer), loss, metrics, source, held_out, early_stopping, best_of,
+        net, Planned(group, objective, optimizer, params), loss, metrics, source, held_out, early_stopping, best_of,
         callbacks, epochs_key, shuffle, group, interrupts, saver,
         blas_threads_for((source.batch_size or inf) * tree.size(params)),
     )  # fmt: skip
