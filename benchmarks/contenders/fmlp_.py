@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,8 @@ class Network:
         self.initial = {name: {"w": w, "b": b} for name, (w, b) in zip(like, cases.parameters(case), strict=True)}
         self.loss = getattr(losses, case.loss)
         self.optimizer = optim.adam(cases.LEARNING_RATE, weight_decay=case.weight_decay)
-        self.value_and_grad = fmlp.value_and_grad(fmlp.objective(self.net.apply, self.loss))
+        self.objective = fmlp.objective(self.net.apply, self.loss)
+        self.value_and_grad = fmlp.value_and_grad(self.objective)
         self.reset()
 
     def reset(self) -> None:
@@ -60,15 +62,15 @@ class Network:
         return float(loss), _flat(grads)
 
     def step(self, x: np.ndarray, y: np.ndarray) -> Callable[[int], None]:
-        """Make training steps as a user's own loop would."""
-        step, key = fmlp.jit(self._step, donate=(0, 1)), random.key(0)
+        """Make training steps as `fit` and a user's own loop do."""
 
         def run(k: int) -> None:
-            params, state = self.params, self.state
+            batches = repeat((x, y), k)
             with self.mode():
-                for i in range(k):
-                    params, state, _ = step(params, state, x, y, random.fold_in(key, i))
-            self.params, self.state = params, state
+                for reached in fmlp.descent(
+                    self.objective, self.optimizer, self.params, self.state, batches, random.key(0), donate=True
+                ):
+                    self.params, self.state = reached.params, reached.state
 
         return run
 
