@@ -29,7 +29,7 @@ MOST = 16
 MOST_BYTES = 1 << 28
 """The most memory that all plans of a function use together, unless a single plan needs more."""
 
-AFTER = 8
+AFTER = 32
 """The number of calls after which fmlp plans its own functions, because a plan costs as much as many calls."""
 
 KEPT = 4

@@ -1,5 +1,6 @@
 """How much hypothesis draws: little by default, a lot with ``HYPOTHESIS_PROFILE=long``."""
 
+import importlib
 import os
 
 from hypothesis import HealthCheck, Phase, settings
@@ -15,3 +16,7 @@ settings.register_profile(
 settings.register_profile("mutants", settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate])
 settings.register_profile("long", settings.get_profile("ci"), max_examples=1000, derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+# Trainings and predictions in tests are short; plan them, too.
+for _module in ("fmlp.distributed", "fmlp.evaluation"):
+    importlib.import_module(_module).AFTER = 8

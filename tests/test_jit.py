@@ -32,9 +32,11 @@ SOME = [PASSES, frozenset(), *(PASSES - {name} for name in sorted(PASSES))]
 
 @pytest.fixture(autouse=True, scope="module")
 def _short_blocks():
-    """Cut vectors of 16 numbers into blocks."""
+    """Cut vectors of 16 numbers into blocks, and plan the third call of fmlp's own functions."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planning, "BLOCK", 8)
+        for module in ("fmlp.distributed", "fmlp.evaluation"):
+            patch.setattr(sys.modules[module], "AFTER", 2)
         yield
 
 
