@@ -1,7 +1,7 @@
-"""How data become batches: rows in the order that a key gives, by windows where memory is too small for all of them.
+"""Cut data into batches: rows in the order that a key gives, by windows if memory is too small for all rows.
 
 Data are a pair (x, y) of arrays, where x may be a tree of arrays, sparse, or memory-mapped, or an iterable of batches.
-A group of processes has the rows of all of them, in their order, and each process holds its own.
+The rows of a group of processes are those of all processes, in their order; each process holds its own rows.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from fmlp.tree import Array
 
 __all__ = ["Batch", "Batches", "batches"]
 
-# Memory-mapped data larger than a window are shuffled by blocks into windows, and by rows within these.
+# Memory-mapped data larger than a window are shuffled by blocks into windows, and by rows within each window.
 BLOCK, WINDOW = 128 << 10, 128 << 20
 
 
 class Examples(NamedTuple):
-    """Rows to train or to measure on, checked; those of weight 0 are left out, whatever they hold."""
+    """Checked rows for training or measuring; rows of weight 0 are left out, whatever they hold."""
 
     x: Any
     y: Array
     weight: Array | None = None
-    """Of each row, as it was given: for metrics."""
+    """The given weight of each row, for metrics."""
     loss_weight: Array | None = None
-    """Of each row, times that of its class: for the loss."""
+    """The weight of each row times the weight of its class, for the loss."""
     left_out: int = 0
     """How many rows had weight 0, on all ranks."""
 
     def take(self, rows: Array) -> Examples:
-        """Return those rows; of memory-mapped arrays, without reading them."""
+        """Return these rows, without reading them yet from memory-mapped arrays."""
         x = tree.map(lambda a: _subset(a, rows) if isinstance(a, np.memmap | _Subset) else take(a, rows), self.x)
         weight, loss_weight = (w if w is None else w[rows] for w in (self.weight, self.loss_weight))
         return Examples(x, take(self.y, rows), weight, loss_weight, self.left_out)
 
 
 def examples(name: str, data: Any, weight: Any, class_weight: Any, group: Alone) -> Examples:
-    """Check a pair (x, y) and the weights of its rows; raise ValueError or TypeError, which name what does not fit."""
+    """Check a pair (x, y) and the weights of its rows; raise ValueError or TypeError, naming the one that is wrong."""
     x, y = inputs(f"{name}: x", data[0]), targets(name, data[1])
     n = check_rows(name, x, y, group)
     found = Examples(x, y, *_row_weights("" if name == "data" else f"{name}: ", y, n, weight, class_weight, group))
@@ -66,11 +66,11 @@ def examples(name: str, data: Any, weight: Any, class_weight: Any, group: Alone)
 def prepared(
     data: Any, validation: Any, weight: Any, class_weight: Any, key: Key, group: Alone, loss: Any
 ) -> tuple[Any, Examples | None]:
-    """Check what `fit` got, and return the data to train on, `Examples` or batches, and those to validate on."""
+    """Check the data of `fit`, and return those for training, `Examples` or batches, and those for validation."""
     if is_pair(data):
         data = examples("data", data, weight, class_weight, group)
     elif weight is not None or class_weight is not None:
-        raise ValueError("weight, class_weight: batches bring their own; yield (x, y, weight)")
+        raise ValueError("weight, class_weight: batches bring their own weights; yield (x, y, weight)")
     if validation is None:
         return data, None
     if isinstance(validation, float | np.floating):
@@ -87,15 +87,15 @@ def prepared(
 def batches(
     data: Any, *, batch_size: int | None = None, weight: Any = None, class_weight: Any = None, comm: Any = None
 ) -> Batches:
-    """Check data once, and return the batches that they make, to go through as often as you like.
+    """Check data once, and return their batches, which you can go through as often as you like.
 
-    `data` is a pair ``(x, y)`` of arrays with the examples along the first axis, or an iterable of batches, as for
-    `fit`, which takes what this returns as its data, too. `batch_size` is 32 by default, or all rows where there are
-    fewer; a last batch that would have a single row joins the one before. `weight` gives each row a weight and
-    `class_weight` each label, as in `fit`; rows of weight 0 are left out. With `comm` each rank passes its own rows.
+    As in `fit`, `data` is a pair ``(x, y)`` of arrays with the examples along the first axis, or an iterable of
+    batches; `fit` also takes the returned batches as its data. `batch_size` is 32 by default, or all rows if there are
+    fewer; a last batch of a single row joins the one before. `weight` gives each row a weight and `class_weight` each
+    label, as in `fit`; rows of weight 0 are left out. With `comm`, each rank passes its own rows.
 
-    Iterating yields a `Batch` after the other in the order of the data, and ``shuffled(key)`` gives those of a random
-    order. Raises ValueError or TypeError for what does not fit.
+    Iterating yields one `Batch` after another in the order of the data; ``shuffled(key)`` returns batches in a random
+    order. Raises ValueError or TypeError for data and weights that do not fit.
 
     >>> data = batches((np.arange(5.0)[:, None], np.arange(5)), batch_size=3)
     >>> [batch.y.tolist() for batch in data], len(data)
@@ -108,22 +108,22 @@ def batches(
 
 
 class Batches:
-    """Batches of an epoch, in the order of the data or of a key: what `batches` returns."""
+    """The batches of an epoch, in the order of the data or of a key; `batches` returns them."""
 
     batch_size: int | None = None
-    """Rows of a batch, None where the data come as batches."""
+    """The rows of a batch; None if the data come as batches."""
     steps: int | None = None
-    """How many batches there are, where that is known."""
+    """The number of batches, if it is known."""
     examples: Examples | None = None
     """The rows, unless the data come as batches."""
     windows: list[int] | None = None
-    """Bytes of a row, a block and a window, where the data are shuffled by windows."""
+    """The bytes of a row, a block and a window, if the data are shuffled by windows."""
 
     def __init__(self, group: Alone, key: Key | None = None) -> None:
         self.group, self.key = group, key
 
     def __len__(self) -> int:
-        """Return how many batches there are; raises TypeError where that is not known."""
+        """Return the number of batches; raises TypeError if it is not known."""
         if self.steps is None:
             raise TypeError("the number of batches is not known before the end of an epoch")
         return self.steps
@@ -133,7 +133,7 @@ class Batches:
         raise NotImplementedError
 
     def shuffled(self, key: Key | None) -> Batches:
-        """Return the same batches in the order of a key, or in that of the data."""
+        """Return batches of the same data in the order of a key, or for None in the order of the data."""
         other = copy.copy(self)
         other.key = key
         return other
@@ -147,19 +147,19 @@ def batches_of(data: Any, batch_size: int | None, group: Alone) -> Batches:
     """Return the batches of `Examples`, or of an iterable of batches."""
     if isinstance(data, np.lib.npyio.NpzFile):
         raise TypeError(
-            "data: expected a pair (x, y) of arrays, got an npz file, which cannot be memory-mapped. Take (file['x'], "
+            "data: expected a pair (x, y) of arrays, got an npz file, which cannot be memory-mapped. Pass (file['x'], "
             "file['y']) if they fit into memory; else save each as npy and open it with np.load(path, mmap_mode='r')"
         )
     if isinstance(data, Examples):
         return _OfExamples(data, batch_size, group)
     if not isinstance(data, Iterable) or isinstance(data, Iterator):
         raise TypeError(
-            "data: expected a pair (x, y) of arrays or an iterable of batches that can be gone through once an "
-            f"epoch, got {kind(data)}"
+            "data: expected a pair (x, y) of arrays or an iterable of batches that starts again in each epoch, "
+            f"got {kind(data)}"
         )
     own = getattr(data, "batch_size", None)
     if batch_size is not None and own not in (None, batch_size):
-        raise ValueError(f"batch_size: expected {own}, the size of the batches that the data are, got {batch_size}")
+        raise ValueError(f"batch_size: expected {own}, the size of the given batches, got {batch_size}")
     return data if isinstance(data, Batches) else _OfBatches(data, group)
 
 
@@ -171,7 +171,7 @@ def _length(data: Any) -> int | None:
 
 
 class _OfBatches(Batches):
-    """Batches that others make."""
+    """Batches from a user's iterable."""
 
     def __init__(self, data: Any, group: Alone) -> None:
         super().__init__(group)
@@ -187,14 +187,14 @@ class _OfBatches(Batches):
         if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
             raise TypeError(
                 f"data: expected batches (x, y) or (x, y, weight), or all data as a tuple (x, y), got "
-                f"{kind(self.data)} whose first is {kind(batch)}"
+                f"{kind(self.data)} whose first item is {kind(batch)}"
             )
         x, y, weight = (*batch, None)[:3]
         if all(np.ndim(leaf) == 0 for leaf in tree.leaves(x)):
             x = np.asarray(x)  # lists of numbers
         x, y = inputs("data: x", x), np.asarray(targets("data", y))
         if weight is not None and np.shape(weight) in (y.shape[:1], (*y.shape[:1], 1)) and not np.all(weight):
-            rows = np.flatnonzero(weight)  # the others count nothing, whatever they hold
+            rows = np.flatnonzero(weight)  # the others do not count, whatever they hold
             x, y, weight = take(x, rows), y[rows], np.asarray(weight)[rows]
         return Batch(x, y, weight)
 
@@ -218,16 +218,16 @@ class _OfExamples(Batches):
         self.windows = [row_bytes, BLOCK, WINDOW] if row_bytes * total > WINDOW else None
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches: of each, the rows that are here, and how many the ranks before have."""
+        """Yield each batch: its rows on this rank, and the number of its rows on the ranks before."""
         x, y, _, weight, _ = self.examples
         here, row_bytes = self.here, self.windows[0] if self.windows else 0
         generator = None if self.key is None else random.generator(self.key)
-        # Where the data are read by windows, the rows of this one, what x holds of them here, and where that begins.
+        # If the data are read by windows: this rank's rows of the window, their x, and their range in the window.
         rows, held, begin, end = None, x, here.start, here.stop
         for window, some in _windows(generator, self.parts, row_bytes):
             if window is not None:
                 begin, end = np.searchsorted(window, [here.start, here.stop])
-                rows, held = window[begin:end] - here.start, None  # the last one's memory is free now
+                rows, held = window[begin:end] - here.start, None  # frees the last window's memory
                 held = _read(x, rows)
             for at in some:
                 start, own = here.cut(at, begin, end)
@@ -235,14 +235,14 @@ class _OfExamples(Batches):
                 yield Batch(take(held, own), take(y, of_all), None if weight is None else weight[of_all], start)
 
     def inputs(self) -> Iterator[Any]:
-        """Yield all x in parts of 1,024 rows, each whole on one process."""
+        """Yield all x in parts of 1,024 rows; each part is whole on one process."""
         return self.here.whole(self.examples.x, slices(self.here.total, 1024), in_turn)
 
 
 def _row_weights(
     place: str, y: Array, n: int, weight: Any, class_weight: Any, group: Alone
 ) -> tuple[Array | None, Array | None]:
-    """Return the weights of rows, and these multiplied by the weights of their classes; None for all ones."""
+    """Return the rows' weights, and these times the weights of the rows' classes; None stands for all ones."""
     if weight is not None:
         weight = np.asarray(array_of_numbers(f"{place}weight", weight), np.float64)
         if weight.shape not in ((n,), (n, 1)):
@@ -255,7 +255,7 @@ def _row_weights(
     rows = np.flatnonzero(w)
     one_each = _as_vector(y[rows])
     if one_each.ndim != 1:
-        raise ValueError(f"class_weight: expected y to hold one label a row, got y of shape {y.shape}")
+        raise ValueError(f"class_weight: expected y to hold one label per row, got y of shape {y.shape}")
     labels, index, counts = np.unique(one_each, return_inverse=True, return_counts=True)
     w[rows] *= _per_class(labels, counts, class_weight, group)[index]
     _check_weights("class_weight", w, group)
@@ -270,7 +270,7 @@ def _check_weights(name: str, w: Array, group: Alone) -> None:
 
 
 def _as_vector(y: Array) -> Array:
-    """Return a column, or rows of zeros and a single one, as a vector of labels, and anything else as it is."""
+    """Return a column, or one-hot rows, as a vector of labels, and anything else unchanged."""
     if y.ndim == 2 and y.shape[1] == 1:
         return y[:, 0]
     if y.ndim == 2 and y.dtype.kind in "biuf" and ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all():
@@ -280,7 +280,7 @@ def _as_vector(y: Array) -> Array:
 
 
 def _per_class(labels: Array, counts: Array, class_weight: Any, group: Alone) -> Array:
-    """Return the weight of each of the labels, which occur so many times."""
+    """Return the weight of each label; `counts` says how often each one occurs."""
     if isinstance(class_weight, str) and class_weight == "balanced":
         every, counted = (np.concatenate(parts) for parts in zip(*group.collect((labels, counts)), strict=True))
         every, at = np.unique(every, return_inverse=True)
@@ -293,7 +293,7 @@ def _per_class(labels: Array, counts: Array, class_weight: Any, group: Alone) ->
         if labels.dtype.kind not in "biu" and not (labels.dtype.kind == "f" and np.array_equal(labels, labels.round())):
             raise TypeError(
                 f"class_weight: an array holds the weights of the labels 0, 1, …, but the labels are {labels.dtype}; "
-                "dict(zip(classes, weights)) says which weight is whose"
+                "pass dict(zip(classes, weights))"
             )
         class_weight = dict(enumerate(class_weight))
     if not isinstance(class_weight, Mapping):
@@ -307,7 +307,7 @@ def _per_class(labels: Array, counts: Array, class_weight: Any, group: Alone) ->
 
 
 def labels_of(y: Array, *, whole: bool = False) -> Array | None:
-    """Return the label of each row; None where there are several, or floats that are not `whole`."""
+    """Return the label of each row; None for several labels a row, and for floats, except whole ones if `whole`."""
     y = _as_vector(y)
     if y.ndim != 1 or (y.dtype.kind == "O" and len({type(label) for label in y.tolist()}) > 1):
         return None
@@ -316,14 +316,14 @@ def labels_of(y: Array, *, whole: bool = False) -> Array | None:
 
 
 def drawn(order: Array, labels: Array | None, count: int, offset: int) -> npt.NDArray[np.bool_]:
-    """Choose `count` rows in proportion to the labels, and of each label with two rows or more at least one, not all.
+    """Choose `count` rows in proportion to the labels; of each label with two rows or more, at least one but not all.
 
-    `order` is a random order of the rows, `offset` a random number below their number.
+    `order` is a random order of the rows, `offset` a random integer below the number of rows.
     """
     n = len(order)
     if labels is not None:
         order = order[np.argsort(labels[order], kind="stable")]
-    # Evenly spaced places in an order sorted by label meet each label in proportion.
+    # Evenly spaced places in an order sorted by label contain each label in proportion.
     chosen = np.empty(n, bool)
     chosen[order] = np.diff((np.arange(n + 1) * count + offset) // n) == 1
     if labels is not None:
@@ -333,7 +333,7 @@ def drawn(order: Array, labels: Array | None, count: int, offset: int) -> npt.ND
 
 
 def _with_each(rows: int, chosen: npt.NDArray[np.bool_], codes: Array, order: Array) -> npt.NDArray[np.bool_]:
-    """Exchange rows so that, where it can be, each label of so many rows or more is among those chosen."""
+    """Exchange rows so that, if possible, the chosen rows contain each label that has at least `rows` rows."""
     chosen, sizes = chosen.copy(), np.bincount(codes)
     for code in np.flatnonzero((sizes >= rows) & (np.bincount(codes, chosen) == 0)):
         counts = np.bincount(codes, chosen)
@@ -345,7 +345,7 @@ def _with_each(rows: int, chosen: npt.NDArray[np.bool_], codes: Array, order: Ar
 
 
 def _can_stratify(labels: Array, held: int, *, say: bool) -> bool:
-    """Tell whether so few rows can hold each label; `say` what cannot be had."""
+    """Tell whether `held` rows can contain every label; with `say`, warn about labels that will be missing."""
     found, counts = np.unique(labels, return_counts=True)
     if say and len(found) > held:
         warnings.warn(f"validation: {held} rows cannot hold all {len(found)} labels; drawn at random", stacklevel=8)
@@ -356,12 +356,12 @@ def _can_stratify(labels: Array, held: int, *, say: bool) -> bool:
 
 
 def _set_aside(data: Any, fraction: float, key: Key, group: Alone, loss: Any) -> tuple[Examples, Examples]:
-    """Draw a fraction of the rows for validation: return the other rows, and those drawn.
+    """Draw a fraction of the rows for validation; return the other rows and the drawn rows.
 
-    Labels are drawn in proportion. Floats are labels where `loss` predicts labels.
+    Labels are drawn in proportion. Floats count as labels if `loss` predicts labels.
     """
     if not isinstance(data, Examples):
-        raise TypeError(f"data: expected a pair (x, y) of arrays, of which validation is a fraction, got {kind(data)}")
+        raise TypeError(f"data: expected a pair (x, y) of arrays to set a validation fraction aside, got {kind(data)}")
     if not 0 < fraction < 1:
         raise ValueError(f"validation: expected a fraction in (0, 1) or a pair (x, y), got {fraction}")
     here = group.rows(len(data.y))
@@ -389,18 +389,18 @@ def slices(n: int, batch_size: int) -> list[slice]:
 
 
 def _windows(generator: Any, parts: list[slice], row_bytes: int) -> Iterator[tuple[Array | None, Iterator[Array]]]:
-    """Yield the rows of each batch, in their order, and where not all are in memory at once, those that are: windows.
+    """Yield pairs: the rows of a window, or None if all rows are in memory, and the rows of each of its batches.
 
-    Rows of memory-mapped data, of `row_bytes` each, are read by blocks. A window is as many blocks, drawn from all over
-    the data, as make `WINDOW` bytes, or a little less, for whole batches; the batches are of its rows, by their
-    position in it. Without a generator all is in the order of the data.
+    Memory-mapped rows, of `row_bytes` each, are read by blocks. A window consists of as many blocks, drawn from all
+    over the data, as make `WINDOW` bytes, or a little less to have whole batches; a batch gives the positions of its
+    rows in the window. Without a generator, everything is in the order of the data.
     """
     n = parts[-1].stop
 
     def batches(some: list[slice]) -> Iterator[Array]:
         first, size = some[0].start, some[-1].stop - some[0].start
         order = np.arange(size) if generator is None else generator.permutation(size)
-        return (np.sort(order[part.start - first : part.stop - first]) for part in some)  # sorted: is read faster
+        return (np.sort(order[part.start - first : part.stop - first]) for part in some)  # sorted, to read faster
 
     if not row_bytes:
         yield None, batches(parts)
@@ -420,7 +420,7 @@ def _windows(generator: Any, parts: list[slice], row_bytes: int) -> Iterator[tup
 
 
 def _read(x: Any, rows: Array) -> Any:
-    """Read rows of memory-mapped arrays into memory, and let go of the files' pages on the way."""
+    """Read rows of memory-mapped arrays into memory, and release the files' pages on the way."""
 
     def read(leaf: Any) -> Any:
         if not isinstance(leaf, np.memmap | _Subset):
@@ -437,7 +437,7 @@ def _read(x: Any, rows: Array) -> Any:
 
 
 class _Subset:
-    """Some rows of a memory-mapped array, read when they are asked for."""
+    """Some rows of a memory-mapped array, which are read only when needed."""
 
     def __init__(self, array: np.memmap[Any, Any], rows: Array) -> None:
         self.array, self.rows = array, rows
@@ -452,7 +452,7 @@ def _subset(mapped: np.memmap[Any, Any] | _Subset, rows: Array) -> _Subset:
 
 
 def _mapped(x: Any) -> Iterator[np.memmap[Any, Any]]:
-    """Yield what is memory-mapped."""
+    """Yield the memory-mapped arrays."""
     for leaf in tree.leaves(x):
         array = leaf.array if isinstance(leaf, _Subset) else leaf
         if isinstance(array, np.memmap):
@@ -464,7 +464,7 @@ def _mapped_bytes(x: Any) -> int:
 
 
 def _release(x: Any) -> None:
-    """Let go of the pages read of memory-mapped files: they stay in the system's cache, but are not this process's."""
+    """Release the pages that were read from memory-mapped files: they stay in the system's cache only."""
     for mapped in _mapped(x):
         file: Any = mapped
         while isinstance(file, np.ndarray):
@@ -474,7 +474,7 @@ def _release(x: Any) -> None:
 
 
 def in_turn(x: Any, parts: list[slice]) -> Iterator[Any]:
-    """Yield parts of the rows, and release now and then the memory-mapped pages that were read."""
+    """Yield parts of the rows, and from time to time release the memory-mapped pages that were read."""
     read, row_bytes = 0, _mapped_bytes(x)
     for part in parts:
         yield take(x, part)
@@ -485,21 +485,21 @@ def in_turn(x: Any, parts: list[slice]) -> Iterator[Any]:
 
 
 def take(x: Any, rows: slice | Array) -> Any:
-    """Return those rows of every array in `x`."""
+    """Return these rows of every array in `x`."""
     if type(x) is np.ndarray:
         return x[rows] if isinstance(rows, slice) else x.take(rows, axis=0)
     return tree.map(lambda a: as_array(a)[rows], x)
 
 
 def as_array(x: Any) -> Any:
-    """Return `x` as an array, unless it is sparse or read when it is asked for."""
+    """Return `x` as an array, unless it is sparse or is read only when needed."""
     if isinstance(x, np.memmap):
         return x.view(np.ndarray)
     return x if isinstance(x, _Subset) else x.tocsr() if hasattr(x, "tocsr") else array("x", x)
 
 
 def inputs(name: str, x: Any) -> Any:
-    """Return `x` with an array for each of its leaves that is neither sparse nor memory-mapped: the gate for data."""
+    """Return `x` with an array for each leaf that is neither sparse nor memory-mapped; all data pass through here."""
     if type(x) is np.ndarray:
         return x
 
@@ -524,7 +524,7 @@ def count_rows(x: Any) -> int:
 
 
 def is_pair(data: Any) -> bool:
-    """Tell a pair (x, y) from batches, even from two of them: their examples are of one shape, with as many targets."""
+    """Tell a pair (x, y) from batches, even from two: their examples have one shape, and each has as many targets."""
     if not isinstance(data, tuple) or len(data) != 2 or isinstance(data[0], str):
         return False
     if not all(isinstance(part, tuple | list) and len(part) in (2, 3) for part in data):
@@ -536,12 +536,12 @@ def is_pair(data: Any) -> bool:
 
 
 def kind(value: Any) -> str:
-    """Name the type for an error, and the length where that tells more."""
+    """Name the type for an error, and the length of a tuple or list."""
     return f"{type(value).__name__} of {len(value)}" if isinstance(value, tuple | list) else type(value).__name__
 
 
 def check_rows(name: str, x: Any, y: Any, group: Alone) -> int:
-    """Return how many rows x and y both have here; raise ValueError unless some process has some."""
+    """Return the number of rows of x and y here; raise ValueError if they differ, or if no process has any."""
     if any(np.ndim(a) == 0 for a in [*tree.leaves(x), y]):
         raise ValueError(
             f"{name}: expected arrays with the examples along the first axis, got numbers in {kind(x)}; "
@@ -550,7 +550,7 @@ def check_rows(name: str, x: Any, y: Any, group: Alone) -> int:
     lengths = {int(np.shape(a)[0]) for a in [*tree.leaves(x), y]}
     shapes = ", ".join(str(np.shape(a)) for a in [*tree.leaves(x), y])
     if len(lengths) != 1:
-        raise ValueError(f"{name}: expected x and y with as many rows, got shapes {shapes}")
+        raise ValueError(f"{name}: expected x and y with the same number of rows, got shapes {shapes}")
     n = lengths.pop()
     if sum(group.collect(n)) < 1:
         raise ValueError(f"{name}: expected at least one row, got shapes {shapes}")
@@ -558,17 +558,17 @@ def check_rows(name: str, x: Any, y: Any, group: Alone) -> int:
 
 
 def targets(name: str, y: Any) -> Any:
-    """Return `y` as an array, which NumPy would also make of several targets."""
+    """Return `y` as an array; refuse several targets, which NumPy would silently stack."""
     if isinstance(y, dict) or (isinstance(y, tuple) and any(isinstance(leaf, np.ndarray) for leaf in y)):
         raise TypeError(
             f"{name}: expected y to be one array, got {kind(y)}; stack several targets as columns of one array, and "
-            "let the loss take them apart"
+            "let the loss split them"
         )
     return array(f"{name}: y", y)
 
 
 def check_finite(name: str, x: Any) -> None:
-    """Raise ValueError for a NaN or an infinity in what is in memory."""
+    """Raise ValueError for a NaN or an infinity in arrays that are in memory."""
     for path, a in zip(tree.paths(x), tree.leaves(x), strict=True):
         if not isinstance(a, np.memmap | _Subset):
             finite(f"{name}/{path}" if path else name, a)

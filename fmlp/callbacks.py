@@ -1,4 +1,4 @@
-"""What watches a training after each epoch: early stopping, rates that follow a score, and users' callbacks."""
+"""Watch a training after each epoch: early stopping, learning rates that follow a score, and users' callbacks."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ History = dict[str, list[float]]
 
 
 class EarlyStopping:
-    """Stop when ``history[monitor]`` has not improved by more than `min_delta` for `patience` epochs; NaN never does.
+    """Stop if ``history[monitor]`` has not improved by more than `min_delta` for `patience` epochs; NaN is no better.
 
-    `mode` "min" or "max" says which way is better. It can be left out where fmlp knows: "min" for ``loss``, "min" or
-    "max" for a metric that says so by its attribute ``higher_is_better``, False or True, as the functions of
-    `fmlp.losses` and `fmlp.metrics` do, or that has the name of one of these, with or without ``val_``. For any other
-    name `fit` raises ValueError before any work.
+    `mode`, "min" or "max", says which way is better. You can leave it out for ``loss``, for a metric with an attribute
+    ``higher_is_better``, True or False, as the functions of `fmlp.losses` and `fmlp.metrics` have it, and for a name of
+    one of these functions; each with or without ``val_``. For any other name, `fit` raises ValueError before any work.
 
-    With a `baseline`, an epoch counts as an improvement only if it is better than that, too; training does not stop
-    after its first epoch. Epochs before `start_from_epoch` (counted from 0) are not looked at. With `restore_best` the
+    With a `baseline`, an epoch counts as an improvement only if it also beats the baseline; training does not stop
+    after its first epoch. Epochs before `start_from_epoch` (counted from 0) are ignored. With `restore_best`, the
     result has the best epoch's parameters, whatever the baseline. Raises ValueError for settings out of range,
-    TypeError for those of another type. Keras: EarlyStopping.
+    TypeError for settings of another type. Keras: EarlyStopping.
 
     >>> EarlyStopping("val_loss", patience=2).best([0.5, 0.3, 0.4, 0.35])
     (1, True)
@@ -72,7 +71,7 @@ class EarlyStopping:
     def best(self, values: Sequence[float]) -> tuple[int | None, bool]:
         """Return the best epoch so far, None before `start_from_epoch`, and whether to stop.
 
-        Raises ValueError when `mode` was not given and `monitor` is no name that fmlp knows.
+        Raises ValueError if `mode` was not given and fmlp does not know the name `monitor`.
         """
         best, stop, *_ = fold_of(self)(values)
         return best, stop
@@ -98,7 +97,7 @@ def fold_of(early_stopping: EarlyStopping) -> Fold:
 
 
 class Fold:
-    """What `update(value, state)` makes of a list of values, kept so that a longer list costs only what it adds."""
+    """Fold a list of values with ``update(value, state)``, and keep the result, so that only new values cost time."""
 
     def __init__(self, start: Any, update: Callable[[float, Any], Any]) -> None:
         self.start, self.update = start, update
@@ -115,7 +114,7 @@ class Fold:
 
 
 def _direction(monitor: str, metrics: Mapping[str, Metric] = {}, hint: str = "") -> str:
-    """Say whether a low ("min") or a high ("max") value is better, as the metric says, or fmlp's own of this name."""
+    """Return "min" if low values are better, else "max": ask the metric, or else fmlp's own function of this name."""
     name = monitor.removeprefix("val_")
     for metric in (metrics.get(name), getattr(own, name, None), getattr(losses, name, None)):
         higher = getattr(unbound(cast(Any, metric)), "higher_is_better", None)
@@ -132,10 +131,10 @@ def _direction(monitor: str, metrics: Mapping[str, Metric] = {}, hint: str = "")
 def on_plateau(monitor: str, plateau: ReduceOnPlateau) -> Callable[[Epoch], Epoch]:
     """Make a callback that sets the learning rate by `schedules.reduce_on_plateau` from ``history[monitor]``.
 
-    The optimizer's learning rate must be a number, the one that `plateau` starts from. Where `plateau` was made without
-    a `mode`, the monitored name decides as for `EarlyStopping`. `fit` raises ValueError before any work when the
-    optimizer has another rate, several different ones, a schedule or none, when `monitor` is not recorded, unless other
-    callbacks might record it, or when it does not know which way is better.
+    The optimizer's learning rate must be the number that `plateau` starts from. If `plateau` was made without a `mode`,
+    the monitored name decides, as for `EarlyStopping`. `fit` raises ValueError before any work if the optimizer has
+    another rate, several different rates, a schedule or no rate; if `monitor` is not recorded and no other callback
+    might record it; or if fmlp does not know which way is better.
 
     >>> from fmlp import schedules
     >>> callback = on_plateau("val_loss", schedules.reduce_on_plateau(0.1, patience=5))
@@ -144,7 +143,7 @@ def on_plateau(monitor: str, plateau: ReduceOnPlateau) -> Callable[[Epoch], Epoc
     if not isinstance(monitor, str):
         raise TypeError(f"monitor: expected a name in the history, such as 'val_loss', got {given(monitor)}")
     if not isinstance(plateau, ReduceOnPlateau):
-        raise TypeError(f"plateau: expected what schedules.reduce_on_plateau(...) makes, got {given(plateau)}")
+        raise TypeError(f"plateau: expected schedules.reduce_on_plateau(...), got {given(plateau)}")
     return _OnPlateau(monitor, plateau)
 
 
@@ -152,16 +151,16 @@ class _OnPlateau:
     def __init__(self, monitor: str, plateau: ReduceOnPlateau, metrics: Mapping[str, Metric] | None = None) -> None:
         self.monitor, self.plateau = monitor, plateau
         self.state: Fold | None = None
-        if metrics is not None:  # within `fit`, which knows them
+        if metrics is not None:  # inside `fit`, which knows the metrics
             hint = " of reduce_on_plateau"
-            # Without a mode a plateau waits for lower values.
+            # A plateau without a mode expects falling values.
             sign = -1 if plateau.mode is None and _direction(monitor, metrics, hint) == "max" else 1
             self.state = Fold(plateau.init(), lambda value, state: plateau.update(sign * value, state))
 
     def check(self, optimizer: Optimizer, state: Any, params: Tree) -> None:
-        """Raise ValueError unless the optimizer starts at the plateau's rate and keeps to the one that it is given."""
+        """Raise ValueError unless the optimizer starts at the plateau's rate and keeps any rate that it is given."""
         start = self.plateau.init().learning_rate
-        expected = f"on_plateau: expected an optimizer of learning rate {start}, from which reduce_on_plateau starts"
+        expected = f"on_plateau: expected an optimizer of learning rate {start}, where reduce_on_plateau starts"
         rates = optim.learning_rates(state)
         if set(rates) != {start}:
             raise ValueError(f"{expected}, got {' and '.join(map(str, rates)) or 'one without a rate'}")
@@ -187,7 +186,7 @@ class _OnPlateau:
 def with_directions(
     early_stopping: EarlyStopping | None, callbacks: Sequence[Any], metrics: Mapping[str, Metric]
 ) -> tuple[EarlyStopping | None, list[Any]]:
-    """Say, now that the metrics are known, which way is better for what is monitored."""
+    """Set which way is better for the monitored values, now that the metrics are known."""
     if early_stopping is not None and early_stopping.mode is None:
         early_stopping = copy(early_stopping)
         early_stopping.mode = cast(Any, _direction(early_stopping.monitor, metrics, " of EarlyStopping"))

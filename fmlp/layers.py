@@ -2,11 +2,11 @@
 
 ``init(key, shape) -> (out_shape, params)`` takes the shape of one example, without the batch axis, and makes the
 parameters, a nested dict of float32 arrays. ``apply(params, x, *, train=False, key=None) -> y`` is differentiable,
-takes a batch, and works in the dtype of the parameters. The caller says whether it trains.
+takes a batch, and works in the dtype of the parameters. It trains only if the caller passes ``train=True``.
 
-Every constructor returns a `Layer`. Each entry of `activations` has one: ``leaky_relu`` has ``LeakyRelu()``. A layer is
-named by the name of its `apply`. ``apply.settings`` are what its constructor was given, and ``apply.children`` the
-layers that it combines.
+Every constructor returns a `Layer`. Each entry of `activations` has a constructor: ``leaky_relu`` has ``LeakyRelu()``.
+A layer has the name of its `apply`. ``apply.settings`` holds the arguments of its constructor, and ``apply.children``
+the layers that it combines.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ def _layer(
     sparse: bool = False,
     settings: dict[str, Any] | None = None,
 ) -> Layer:
-    """Make a layer of a rule of rows: ``rule(params, x, train) -> (y, pullback)`` with x (rows, n) and y (rows, m).
+    """Make a layer from a rule for rows: ``rule(params, x, train) -> (y, pullback)`` with x (rows, n) and y (rows, m).
 
-    `draws` has an initializer for each parameter, ``shapes(n)`` their shapes, the first of them beginning with n. m is
-    `width`, by default n. All that such rules take for granted is seen to here: every parameter is there, an array, and
-    has its shape; x is of n features (unless it may be of `any_width`) and in the parameters' dtype, or both are in
-    float32 if the parameters are float16; more axes than two are rows.
+    `draws` has an initializer for each parameter, and ``shapes(n)`` has their shapes; the first shape begins with n. m
+    is `width`, by default n. The layer makes sure of everything that the rule takes for granted: each parameter is
+    present, is an array, and has its shape; x has n features (unless `any_width`) and the parameters' dtype, or both
+    are float32 if the parameters are float16; all axes but the last become rows.
     """
     first, single = next(iter(draws)), in_single(rule)
 
@@ -111,7 +111,7 @@ def _layer(
 
 
 def _misfit(params: Tree, shapes: Callable[[int], dict[str, tuple[int, ...]]], x: Any) -> Exception:
-    """Say which parameter is missing, no array, or of another shape than inputs like `x` need."""
+    """Return the error for a parameter that is missing, is not an array, or has a shape that `x` does not fit."""
     if not isinstance(params, dict):
         return TypeError(f"params: expected a dict of arrays, got {given(params)}")
     n = np.shape(x)[-1] if np.ndim(x) else "inputs"
@@ -125,7 +125,7 @@ def _misfit(params: Tree, shapes: Callable[[int], dict[str, tuple[int, ...]]], x
 
 
 def _plain(name: str, p: Any) -> Any:
-    """Return a parameter as a plain array or NumPy scalar. Arrays of JAX have NumPy's dtypes, PyTorch's have not."""
+    """Return a parameter as a plain array or NumPy scalar. JAX's arrays have NumPy's dtypes; PyTorch's do not."""
     if isinstance(p, np.generic):
         return p
     if not isinstance(getattr(unmasked(name, p), "dtype", None), np.dtype):
@@ -134,7 +134,7 @@ def _plain(name: str, p: Any) -> Any:
 
 
 def _features(x: Any, dtype: npt.DTypeLike, n: int | None, *, sparse: bool = False) -> Array:
-    """Bring an input to the dtype of the parameters, and check its width if there is one to check."""
+    """Convert an input to the dtype of the parameters, and check its width unless `n` is None."""
     values: Array = x if sparse and hasattr(x, "tocsr") else asarray(array("x", x))
     if values.dtype != dtype:
         if values.dtype.kind not in "fiub":
@@ -154,10 +154,10 @@ def _features(x: Any, dtype: npt.DTypeLike, n: int | None, *, sparse: bool = Fal
 def Dense(
     features: int, w_init: Initializer | None = None, b_init: Initializer | None = None, *, bias: bool = True
 ) -> Layer:
-    """Affine map ``y = x w + b``: (..., in) to (..., features). As first layer it takes SciPy's sparse matrices too.
+    """Affine map ``y = x w + b``: (..., in) to (..., features). A first layer also takes SciPy's sparse matrices.
 
     Parameters: `w` (in, features) from `w_init`, xavier_uniform() by default, and `b` (features,) from `b_init`,
-    zeros() by default, absent without `bias`.
+    zeros() by default. With ``bias=False`` there is no `b`.
 
     >>> shape, params = Dense(3).init(random.key(0), (2,))
     >>> shape, params["w"].shape, params["b"]
@@ -185,8 +185,8 @@ def Dense(
 def Embedding(num_embeddings: int, features: int, w_init: Initializer | None = None) -> Layer:
     """Look up a learned row for each integer: ``y = w[x]``, (...) to (..., features).
 
-    Parameter: `w` (num_embeddings, features), from `w_init`, normal() by default. Raises TypeError for an input that
-    is not integer, ValueError for indices outside [0, num_embeddings).
+    Parameter: `w` (num_embeddings, features), from `w_init`, normal() by default. Raises TypeError for inputs that are
+    not integers, ValueError for indices outside [0, num_embeddings).
 
     >>> layer = Embedding(10, 4)
     >>> _, params = layer.init(random.key(0), ())
@@ -211,7 +211,7 @@ def Embedding(num_embeddings: int, features: int, w_init: Initializer | None = N
             raise ValueError(f"x: expected indices from 0 to {len(w) - 1}, got {x.min()} to {x.max()}")
 
         def pullback(dy: Array) -> Iterator[Any]:
-            dw = np.zeros_like(w, np.result_type(w, np.float32))  # float16 would lose what it adds up
+            dw = np.zeros_like(w, np.result_type(w, np.float32))  # sums in float16 would lose numbers
             np.add.at(dw, x, dy)
             yield {"w": dw.astype(w.dtype, copy=False)}
             yield None
@@ -222,18 +222,18 @@ def Embedding(num_embeddings: int, features: int, w_init: Initializer | None = N
 
 
 STATISTICS = frozenset({"mean", "var", "count"})
-"""The leaves of BatchNorm that are worked out from data, not learned. A dict with all three holds such statistics."""
+"""BatchNorm's leaves that are computed from data, not learned. Any dict with all three holds such statistics."""
 
 
 def BatchNorm(*, eps: float = 1e-5) -> Layer:
     """Normalize each feature: ``y = scale (x - mean) / √(var + eps) + bias``, (..., n) to (..., n).
 
-    With ``train=True``, `mean` and `var` are the batch's, over all axes but the last; the derivative with respect to
-    the `mean`, `var` and `count` in the parameters is then zero. Otherwise they are the population's, from the
-    parameters, where `fmlp.calibrate` puts them; `count` is the number of rows they come from, 0 until then. A
-    constant feature gives `bias`, however large it is. An `eps` below 1e-37 counts as 1e-37.
+    With ``train=True``, `mean` and `var` are those of the batch, over all axes but the last, and the derivatives by the
+    parameters `mean`, `var` and `count` are zero. Otherwise, `mean` and `var` are the population's, which
+    `fmlp.calibrate` stores in the parameters; `count` is the number of rows that they come from, 0 before. A constant
+    feature gives `bias`, even if it is large. An `eps` below 1e-37 counts as 1e-37.
 
-    Raises ValueError in training for a batch of one row, and at inference for statistics never computed.
+    Raises ValueError in training for a batch of one row, and at inference if the statistics were never computed.
 
     Ioffe and Szegedy 2015, arXiv 1502.03167; Wu and Johnson 2021, arXiv 2105.07576.
 
@@ -284,7 +284,7 @@ def BatchNorm(*, eps: float = 1e-5) -> Layer:
 def LayerNorm(*, eps: float = 1e-5) -> Layer:
     """Normalize each row: ``y = scale (x - mean) / √(var + eps) + bias`` over the last axis, (..., n) to (..., n).
 
-    Parameters: `scale` (n,) of ones and `bias` (n,) of zeros. A constant row gives `bias`, however large it is. An
+    Parameters: `scale` (n,) of ones and `bias` (n,) of zeros. A constant row gives `bias`, even if it is large. An
     `eps` below 1e-37 counts as 1e-37. Ba, Kiros and Hinton 2016, arXiv 1607.06450.
     """
     eps = max(number("eps", eps), TINY)
@@ -365,9 +365,9 @@ def GLU() -> Layer:
 
 @hinting
 def Dropout(rate: float) -> Layer:
-    """Zero each number with probability `rate` in training, and divide the rest by 1 - rate; else the identity.
+    """In training, zero each number with probability `rate` and divide the others by 1 - rate; otherwise the identity.
 
-    `rate` is in [0, 1), rounded to a multiple of 2⁻¹⁶. With ``train=True`` it needs a key; raises ValueError without.
+    `rate` is in [0, 1), rounded to a multiple of 2⁻¹⁶. Raises ValueError for ``train=True`` without a key.
 
     Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting".
 
@@ -382,7 +382,7 @@ def Dropout(rate: float) -> Layer:
         if not train or keep == 1 or isinstance(train, Calibration):
             return x, lambda dy: ({}, dy)
         if key is None:
-            raise ValueError("key: dropout needs a key when train=True, as random.key(seed) makes it; got None")
+            raise ValueError("key: dropout needs a key when train=True, such as random.key(seed); got None")
         x = activations.floating(x)
         draw = train.bernoulli if isinstance(train, Shard) else random.bernoulli
         mask = draw(key, keep, x.shape).astype(x.dtype) * (1 / keep)
@@ -411,7 +411,7 @@ def Flatten() -> Layer:
 def Activation(f: Callable[..., Any], **settings: Any) -> Layer:
     """Apply a differentiable function without parameters: ``y = f(x, **settings)``.
 
-    Raises TypeError when `f` carries no vjp or takes no such settings.
+    Raises TypeError if `f` carries no vjp or does not take the settings.
 
     >>> Activation(activations.leaky_relu, negative_slope=0.5).apply({}, np.array([-1.0, 1.0]))
     array([-0.5,  1. ])
@@ -434,10 +434,10 @@ def Activation(f: Callable[..., Any], **settings: Any) -> Layer:
 
 
 def Prelu(num_parameters: int = 1, init: float = 0.25) -> Layer:
-    """``max(x, 0) + slope · min(x, 0)`` with a learned `slope`, one or one for each feature.
+    """``max(x, 0) + slope · min(x, 0)`` with a learned `slope`, one for all features or one for each.
 
-    Parameter: `slope` (num_parameters,), all `init`. At 0 the derivative is the slope. He, Zhang, Ren and Sun 2015,
-    arXiv 1502.01852.
+    Parameter: `slope` (num_parameters,), which starts at `init`. At 0 the derivative is the slope. He, Zhang, Ren and
+    Sun 2015, arXiv 1502.01852.
     """
     k, start = integer("num_parameters", num_parameters), constant(number("init", init, "(-inf, inf)"))
 
@@ -467,8 +467,8 @@ def Prelu(num_parameters: int = 1, init: float = 0.25) -> Layer:
 def serial(*layers: Layer) -> Layer:
     """Compose layers, each applied to the result of the one before: ``y = fₙ(… f₂(f₁(x)))``.
 
-    The parameters are a dict of the children's, named by kind and position, ``dense_0``; children without
-    parameters have no entry. In training each child gets a key of its own. An error in a child names the child.
+    The parameters are a dict of the children's parameters, named by kind and position, such as ``dense_0``; children
+    without parameters have no entry. In training, each child gets its own key. An error in a child names the child.
 
     >>> net = serial(Dense(8), Elu(), Dense(1))
     >>> shape, params = net.init(random.key(0), (4,))
@@ -496,7 +496,7 @@ def serial(*layers: Layer) -> Layer:
                 x, pullback = rule_of(layer.apply)(params.get(name, {}), x, train=train, key=k)
             except (IndexError, KeyError, TypeError, ValueError) as error:
                 _raise_inside(name, error)
-            if pullbacks is not None:  # else what it holds is free at the next layer
+            if pullbacks is not None:  # otherwise its memory is free at the next layer
                 pullbacks.append(pullback)
         return x
 
@@ -515,7 +515,7 @@ def serial(*layers: Layer) -> Layer:
                 cotangents = iter(pullback(dy))
                 grads[name] = _next(cotangents, name)
             yield {key: grads[key] for key in params}
-            for layer, pullback in reversed(below[:first]):  # only for those who ask for the derivative by x
+            for layer, pullback in reversed(below[:first]):  # only if somebody asks for the derivative by x
                 dy = _next(cotangents, name)
                 name = layer
                 cotangents = iter(pullback(dy))
@@ -569,9 +569,9 @@ def parallel(*layers: Layer) -> Layer:
 
 
 def residual(*layers: Layer) -> Layer:
-    """Add the input to the result: ``y = x + f(x)`` with ``f = serial(*layers)``, whose parameters it has.
+    """Add the input to the result: ``y = x + f(x)`` with ``f = serial(*layers)``. The parameters are those of f.
 
-    Raises ValueError at init when f changes the shape. He, Zhang, Ren and Sun 2016, arXiv 1512.03385.
+    Raises ValueError at init if f changes the shape. He, Zhang, Ren and Sun 2016, arXiv 1512.03385.
     """
     children = _named("residual", layers)
     inner = serial(*layers)
@@ -597,7 +597,7 @@ def residual(*layers: Layer) -> Layer:
 
 
 def fan_out(n: int) -> Layer:
-    """Hand the input to n branches: ``x`` to ``(x, …, x)``; their cotangents add up."""
+    """Pass the input to n branches: ``x`` to ``(x, …, x)``; their cotangents add up."""
     n = integer("n", n)
 
     def init(key: Key, shape: Shape) -> tuple[Shape, Tree]:
@@ -671,11 +671,11 @@ def _of(f: Callable[..., Any], name: str = "") -> Callable[..., Layer]:
         if f.__name__ in ("softmax", "log_softmax"):
             integer("axis", settings.get("axis", -1), None)
         else:
-            f(0.0, **settings)  # says which of them make no sense
+            f(0.0, **settings)  # raises an error for settings that make no sense
         return Activation(f, **settings)
 
     constructor.__name__ = constructor.__qualname__ = name or "".join(map(str.capitalize, f.__name__.split("_")))
-    constructor.__doc__ = f"The layer of `activations.{f.__name__}`, which describes its settings.\n\n{f.__doc__}"
+    constructor.__doc__ = f"The layer of `activations.{f.__name__}`, with the same settings.\n\n{f.__doc__}"
     return constructor
 
 
@@ -761,7 +761,7 @@ def _same_shape(key: Key, shape: Shape) -> tuple[Shape, Tree]:
 
 
 def _bound(name: str, f: Callable[..., Any], args: tuple[Any, ...], settings: dict[str, Any]) -> dict[str, Any]:
-    """Name the settings of an activation, which must be those that `f` takes."""
+    """Return an activation's settings by name; raise TypeError for a setting that `f` does not take."""
     try:
         arguments = inspect.signature(f).bind(None, *args, **settings).arguments
     except TypeError as error:
@@ -770,7 +770,7 @@ def _bound(name: str, f: Callable[..., Any], args: tuple[Any, ...], settings: di
 
 
 def _in_dtype_of(params: Tree, x: Any) -> Any:
-    """Bring floating-point inputs to the dtype of the parameters, so that none upcasts what it joins on the way."""
+    """Convert floating-point inputs to the dtype of the parameters, so that they do not upcast other branches."""
     leaf = params
     while isinstance(leaf, dict):
         leaf = next(iter(leaf.values()), None)
@@ -792,7 +792,7 @@ def _add(x: Any, y: Any) -> Array:
 
 
 def _common_dtype(*arrays: Array) -> np.dtype[Any]:
-    """Return the least floating-point dtype of branches: the wider ones are integers that were read as float64."""
+    """Return the smallest floating-point dtype of the branches: wider ones are integers that were read as float64."""
     floating = [a.dtype for a in arrays if a.dtype.kind == "f"]
     return min(floating, key=lambda dtype: dtype.itemsize) if floating else np.result_type(*(a.dtype for a in arrays))
 

@@ -4,19 +4,19 @@
 the parameters. A transformation that only changes gradients, such as `clip_by_global_norm`, is the same kind of
 pair, and `chain` composes them. The state is a tree, so it can be saved.
 
-The optimizers of PyTorch's names follow PyTorch step by step. `weight_decay` leaves BatchNorm's statistics alone
-(`layers.STATISTICS`: the leaves `mean`, `var` and `count` of one dict), as there. `learning_rate` is a number or a
-schedule, a function from the count of steps made to a number (`schedules.per_epoch` makes it count epochs); the last
-rate used is in the state, where `learning_rate` finds it. A mask or a tree of labels may end early: what it has for a
-dict or a list holds for all leaves below.
+Optimizers that share a name with PyTorch's follow PyTorch step by step. As in PyTorch, `weight_decay` leaves
+BatchNorm's statistics alone (`layers.STATISTICS`: the leaves `mean`, `var` and `count` of one dict). `learning_rate` is
+a number or a schedule, a function from the number of steps made to a rate (`schedules.per_epoch` makes it count
+epochs); the state holds the last rate used, and `learning_rate` reads it. A mask or a tree of labels may end early: its
+value for a dict or a list applies to all leaves below.
 
-Those that divide by the root of squares keep to float32's range: where the gradients' squares add up to more than 10⁻⁶
-of the largest number of their dtype, gradients are clipped to its root, ±1.8e16 for float32, and an `eps` below 1e-19
-counts as 1e-19 (1e-37 in `adadelta` and `adamax`). float16, whose range holds neither a square nor a small rate, is
-worked on in float32, in which the state is, too.
+Optimizers that divide by the root of squares stay within float32's range: if the squares of the gradients add up to
+more than 10⁻⁶ of the largest number of their dtype, each gradient is clipped to the root of that limit, ±1.8e16 for
+float32. An `eps` below 1e-19 counts as 1e-19 (1e-37 in `adadelta` and `adamax`). The range of float16 holds neither
+squares nor small rates, so float16 is computed in float32, and its state is float32.
 
-All raise TypeError for hyper-parameters that are no numbers, ValueError for those out of range, and ValueError naming
-the path when gradients do not fit the parameters.
+All raise TypeError for hyper-parameters that are not numbers, ValueError for hyper-parameters out of range, and
+ValueError, naming the path, if gradients do not fit the parameters.
 """
 
 from __future__ import annotations
@@ -78,11 +78,11 @@ class Optimizer(NamedTuple):
 
 
 class OptimizerState(NamedTuple):
-    """The state of an optimizer: steps made, the learning rate last used, and its vectors by name.
+    """The state of an optimizer: the number of steps made, the learning rate last used, and its vectors by name.
 
-    Where a schedule counts epochs, ``steps_per_epoch`` is beside the vectors, 0 as long as it is not known.
+    If a schedule counts epochs, `slots` also holds ``steps_per_epoch``, which is 0 until it is known.
 
-    The numbers are NumPy's, since Python numbers would be constants of a plan (`fmlp.jit`).
+    The numbers are NumPy's, because Python numbers would be constants of a plan (`fmlp.jit`).
     """
 
     steps: np.int64
@@ -91,7 +91,7 @@ class OptimizerState(NamedTuple):
 
 
 class ScheduleState(NamedTuple):
-    """The state of `scale_by_schedule` where the schedule counts epochs; `steps_per_epoch` is 0 until it is known."""
+    """The state of `scale_by_schedule` if the schedule counts epochs; `steps_per_epoch` is 0 until it is known."""
 
     steps: np.int64
     steps_per_epoch: np.int64
@@ -202,8 +202,8 @@ def rmsprop(
 ) -> Optimizer:
     """RMSprop: ``v ← α v + (1 - α) g²``, ``d = g / (√v + eps)``, update ``-lr d``, or ``-lr b`` with ``b ← m b + d``.
 
-    `centered` takes ``√(v - ḡ²)``, ḡ the same average of g. Tieleman and Hinton 2012, lecture 6.5; Graves 2013,
-    arXiv 1308.0850.
+    `centered` replaces ``√v`` by ``√(v - ḡ²)``, where ḡ is the same average of g. Tieleman and Hinton 2012, lecture
+    6.5; Graves 2013, arXiv 1308.0850.
     """
     alpha, eps = number("alpha", alpha, "[0, 1]"), _eps(eps)
     momentum = number("momentum", momentum, "[0, 1]")
@@ -263,8 +263,8 @@ def adamw(
 ) -> Optimizer:
     """Adam with decoupled weight decay: update ``-lr (m̂ / (√v̂ + eps) + weight_decay · params)``.
 
-    `mask`, a tree of booleans or a function from the parameters to one, says which leaves decay; by default all but
-    BatchNorm's statistics. `amsgrad` as in `adam`.
+    `mask` says which leaves decay: a tree of booleans, or a function from the parameters to such a tree. By default,
+    all but BatchNorm's statistics decay. `amsgrad` as in `adam`.
 
     Loshchilov and Hutter 2019, arXiv 1711.05101.
     """
@@ -298,7 +298,7 @@ def nadam(
 ) -> Optimizer:
     """Adam with Nesterov momentum: update ``-lr (μ' m / (1 - Π μ') + (1 - μ) g / (1 - Π)) / (√v̂ + eps)``.
 
-    μ = b₁ (1 - 0.96^(t ψ) / 2) with ψ = `momentum_decay`, μ' the next step's, Π the product of all μ so far.
+    μ = b₁ (1 - 0.96^(t ψ) / 2) with ψ = `momentum_decay`; μ' is the next step's μ, and Π the product of all μ so far.
 
     Dozat 2016, "Incorporating Nesterov momentum into Adam".
     """
@@ -393,7 +393,7 @@ def lion(
     b1, b2 = number("b1", b1, "[0, 1)"), number("b2", b2, "[0, 1)")
 
     def equation(g: Array, lr: float, t: int, mu: Array) -> Update:
-        direction = np.sign(b1 * mu + (1 - b1) * g) + 0 * g  # NaN, not ±1, for what is not finite
+        direction = np.sign(b1 * mu + (1 - b1) * g) + 0 * g  # NaN, not ±1, if g is not finite
         return -lr * direction, {"mu": _average(b2, mu, g)}
 
     return _descent(equation, learning_rate, {"mu": 0.0}, decoupled_decay=weight_decay, mask=mask)
@@ -418,8 +418,8 @@ def _descent(
 ) -> Optimizer:
     """Make an optimizer of ``equation(g, lr, t, **slots) -> (update, slots)``, element by element, for t = 1, 2, ….
 
-    It gets the gradients of all leaves as one vector, because a NumPy call costs about 1 µs however few numbers it
-    works on, and may overwrite it. `squares` says that it squares them.
+    The equation gets the gradients of all leaves as one vector, because a NumPy call costs about 1 µs even for few
+    numbers. It may overwrite this vector. `squares` says that it squares the gradients.
     """
     weight_decay = number("weight_decay", weight_decay)
     decoupled_decay = number("weight_decay", decoupled_decay)
@@ -459,7 +459,7 @@ def _descent(
 
 
 def _opened(state: OptimizerState, names: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a state holds for the equation, and what it holds beside that."""
+    """Return the contents of a state that the equation takes, and its other contents."""
     if not isinstance(state, OptimizerState):
         raise TypeError(f"state: expected an OptimizerState, as init makes it, got {given(state)}")
     slots = dict(state.slots)
@@ -470,7 +470,7 @@ def _opened(state: OptimizerState, names: set[str]) -> tuple[dict[str, Any], dic
 
 
 def _vector(values: Tree) -> tuple[Array, Callable[[Array], Tree]]:
-    """Ravel a tree, float16 as float32: the squares of most numbers of float16 are 0 or infinite there."""
+    """Ravel a tree, float16 as float32, because the squares of most float16 numbers are 0 or infinite in float16."""
     vector, unravel = tree.ravel(values)
     if vector.dtype != np.float16:
         return vector, unravel
@@ -478,7 +478,7 @@ def _vector(values: Tree) -> tuple[Array, Callable[[Array], Tree]]:
 
 
 def _decays(mask: Mask, params: Tree, dtype: Any) -> dict[str, Array]:
-    """Say for each number whether it decays, as 1 or 0, unless all do."""
+    """Return 1 for each number that decays and 0 for the others; nothing if all decay."""
     choice = _mask(mask, params)
     if all(tree.leaves(choice)):
         return {}
@@ -486,7 +486,7 @@ def _decays(mask: Mask, params: Tree, dtype: Any) -> dict[str, Array]:
 
 
 def _decay(rate: float, params: Tree, grads: Tree, g: Array, beside: dict[str, Any]) -> Array:
-    """Return ``rate · params`` as one vector, 0 for those that do not decay."""
+    """Return ``rate · params`` as one vector, with 0 for numbers that do not decay."""
     _check_decay(params)
     p, _ = _vector(params)
     if p.shape != g.shape:
@@ -495,7 +495,7 @@ def _decay(rate: float, params: Tree, grads: Tree, g: Array, beside: dict[str, A
 
 
 def _squarable(g: Array) -> Array:
-    """Clip what is finite where the sum of squares comes close to an overflow, which one product of vectors tells."""
+    """Clip the finite gradients if the sum of their squares, a single product of vectors, comes close to overflow."""
     largest = float(np.finfo(g.dtype).max)
     with np.errstate(over="ignore"):
         if np.dot(g, g) < 1e-6 * largest:
@@ -511,7 +511,7 @@ def _average(b: float, old: Array, new: Array) -> Array:
 
 
 def _eps(eps: float) -> float:
-    """At least 1e-19: squares of less are 0 in float32, and 0 / 0 is no update."""
+    """Return at least 1e-19: the squares of smaller gradients are 0 in float32, and 0 / 0 is no update."""
     return max(number("eps", eps), 1e-19)
 
 
@@ -519,7 +519,7 @@ def _eps(eps: float) -> float:
 
 
 def chain(*optimizers: Optimizer) -> Optimizer:
-    """Compose: each gets the updates of the one before it. The state is the tuple of their states.
+    """Compose optimizers: each one gets the updates of the one before. The state is the tuple of their states.
 
     >>> optimizer = chain(clip_by_global_norm(1.0), sgd(0.1))
     >>> params = {"w": np.array([0.0, 0.0])}
@@ -600,7 +600,7 @@ def clip_by_global_norm(max_norm: float) -> Optimizer:
 
 @np.errstate(over="ignore")
 def global_norm(values: Tree) -> float:
-    """Return the Euclidean norm of all leaves together, worked out in float64.
+    """Return the Euclidean norm of all leaves together, computed in float64.
 
     >>> global_norm({"w": np.array([3.0]), "b": np.array([4.0])})
     5.0
@@ -610,7 +610,7 @@ def global_norm(values: Tree) -> float:
 
 
 def add_decayed_weights(weight_decay: float, mask: Mask | None = None) -> Optimizer:
-    """Add ``weight_decay · params``, to the leaves that `mask` names, or to all but BatchNorm's statistics."""
+    """Add ``weight_decay · params`` where `mask` is True; by default to all leaves but BatchNorm's statistics."""
     weight_decay = number("weight_decay", weight_decay)
 
     def decayed(grads: Tree, params: Tree) -> Tree:
@@ -626,10 +626,10 @@ def add_decayed_weights(weight_decay: float, mask: Mask | None = None) -> Optimi
 
 
 def masked(inner: Optimizer, mask: Mask) -> Optimizer:
-    """Apply `inner` to the leaves where `mask` is True, and hand the others on as they are.
+    """Apply `inner` to the leaves where `mask` is True, and leave the others unchanged.
 
-    `mask` is a tree of booleans like the parameters, or a function from the parameters to one; True or False in the
-    place of a dict or a list holds for all leaves below.
+    `mask` is a tree of booleans like the parameters, or a function from the parameters to such a tree; True or False in
+    place of a dict or a list applies to all leaves below.
 
     >>> only_w = masked(scale(2.0), {"w": True, "b": False})
     >>> params = {"w": np.ones(1), "b": np.ones(1)}
@@ -657,10 +657,11 @@ def masked(inner: Optimizer, mask: Mask) -> Optimizer:
 def partition(optimizers: Mapping[Any, Optimizer], labels: Tree | Callable[[Tree], Tree]) -> Optimizer:
     """Apply to each leaf the optimizer that its label names. The state is the tuple of the optimizers' states.
 
-    `labels` is a tree of keys of `optimizers` like the parameters, or a function from the parameters to one; a label in
-    the place of a dict or a list holds for all leaves below. ``scale(0.0)`` moves nothing. PyTorch: parameter groups.
+    `labels` is a tree like the parameters, of keys of `optimizers`, or a function from the parameters to such a tree; a
+    label in place of a dict or a list applies to all leaves below. ``scale(0.0)`` freezes a leaf. PyTorch: parameter
+    groups.
 
-    Raises ValueError, naming the leaf, for a label that is no key of `optimizers`.
+    Raises ValueError, naming the leaf, for a label that is not a key of `optimizers`.
 
     >>> optimizer = partition({"fast": sgd(1.0), "frozen": scale(0.0)}, {"dense_0": "frozen", "dense_2": "fast"})
     >>> params = {"dense_0": {"w": np.ones(1), "b": np.ones(1)}, "dense_2": {"w": np.ones(1), "b": np.ones(1)}}
@@ -683,9 +684,10 @@ def partition(optimizers: Mapping[Any, Optimizer], labels: Tree | Callable[[Tree
 
 
 def learning_rate(state: Any) -> float | None:
-    """Return the learning rate last used, or first to be used, by the optimizer whose state this is; None without one.
+    """Return the learning rate in an optimizer's state: the last one used, or at first the one to start with.
 
-    Of several, as of a `chain`, it is the first; `learning_rates` lists all.
+    If the state has several rates, as that of a `chain` may, this is the first; `learning_rates` lists all. None if it
+    has none.
 
     >>> learning_rate(chain(clip(1.0), adam(0.01)).init({"w": np.zeros(2)}))
     0.01
@@ -694,7 +696,7 @@ def learning_rate(state: Any) -> float | None:
 
 
 def learning_rates(state: Any) -> list[float]:
-    """List the learning rates of all optimizers in a state, as of a `chain` or a `partition`.
+    """List the learning rates of all optimizers in a state, such as that of a `chain` or a `partition`.
 
     >>> learning_rates(chain(sgd(0.1), clip(1.0), adam(0.01)).init({"w": np.zeros(2)}))
     [0.1, 0.01]
@@ -705,7 +707,7 @@ def learning_rates(state: Any) -> list[float]:
 
 
 def with_learning_rate(state: Any, value: float) -> Any:
-    """Return a copy of the state with another learning rate; a schedule, where there is one, sets its own again.
+    """Return a copy of the state with another learning rate. An optimizer with a schedule overwrites it again.
 
     >>> learning_rate(with_learning_rate(sgd(0.1).init({"w": np.zeros(2)}), 0.05))
     0.05
@@ -717,9 +719,9 @@ def with_learning_rate(state: Any, value: float) -> Any:
 def with_steps_per_epoch(state: Any, steps_per_epoch: int | None) -> Any:
     """Return a copy of the state in which schedules that count epochs know how many steps an epoch has.
 
-    `fit` calls it with the number of its batches; see `schedules.per_epoch`. A state without such a schedule comes back
-    as it is. None stands for an unknown number: then, and where steps were made in epochs of another length, such a
-    schedule raises ValueError.
+    `fit` calls it with the number of its batches; see `schedules.per_epoch`. A state without such a schedule is
+    returned unchanged. With one, raises ValueError for None, which stands for an unknown number, and if steps have
+    already been made in epochs of another length.
 
     >>> from fmlp import schedules
     >>> optimizer = sgd(schedules.per_epoch(schedules.exponential_lr(1.0, gamma=0.5)))
@@ -739,7 +741,7 @@ def with_steps_per_epoch(state: Any, steps_per_epoch: int | None) -> Any:
             return s
         if steps_per_epoch is None:
             raise ValueError(
-                "steps_per_epoch: a schedule counts epochs, but how many steps an epoch has is not known; give the "
+                "steps_per_epoch: a schedule counts epochs, but the number of steps in an epoch is not known; give the "
                 "batches a __len__, or let the schedule count steps"
             )
         if int(s.steps) and int(known) != steps_per_epoch:
@@ -755,7 +757,7 @@ def with_steps_per_epoch(state: Any, steps_per_epoch: int | None) -> Any:
 
 
 def _map_states(f: Callable[[Any], Any], state: Any, kind: Any) -> Any:
-    """Return a copy of a state with ``f(s)`` in the place of each s of that kind."""
+    """Return a copy of a state with ``f(s)`` in place of each s of that kind."""
     if isinstance(state, kind):
         return f(state)
     if isinstance(state, dict):
@@ -780,13 +782,13 @@ def _moved(p: Any, update: Any) -> Array:
 
 @primitive
 def _number_in(x: Any) -> Any:
-    """Return the number in a scalar as a Python number, which upcasts no array."""
+    """Return the number in a scalar as a Python number, which does not upcast arrays."""
     return np.asarray(x).item()
 
 
 @primitive
 def _rate(learning_rate: LearningRate, count: int, last: np.float64, steps_per_epoch: np.int64) -> float:
-    """Return the rate of this step, that of the last one unless there is a schedule."""
+    """Return the rate of this step: the schedule's, or else the last step's."""
     lr = rate(learning_rate, count, int(steps_per_epoch)) if callable(learning_rate) else float(last)
     return lr if type(lr) is float and 0 <= lr < inf else number(f"learning_rate({count})", lr)
 
@@ -813,11 +815,11 @@ def _float64(x: float) -> np.float64:
 
 def _check_decay(params: Tree) -> None:
     if params is None:
-        raise ValueError("params: weight decay needs them; call update(grads, state, params)")
+        raise ValueError("params: weight decay needs the parameters; call update(grads, state, params)")
 
 
 def check_fit(what: str, values: Tree, params: Tree) -> None:
-    """Raise ValueError, naming the path, where `values` do not fit the parameters."""
+    """Raise ValueError, naming the path, if `values` do not fit the parameters."""
     if params is None:
         return
     tree.map(lambda p, v: None, params, values)
@@ -839,11 +841,11 @@ def _check_sizes(grads: Tree, params: Tree, g: Array, slots: dict[str, Any], *, 
     if wrong or first:
         check_fit("a gradient", grads, params)
     for name in wrong:
-        raise ValueError(f"state: {name} holds {slots[name].size} numbers, the gradients are {g.size}")
+        raise ValueError(f"state: {name} holds {slots[name].size} numbers, but there are {g.size} gradients")
 
 
 def _scaled(factor: float, values: Tree) -> Tree:
-    """Multiply the leaves, in float64 where the factor is too small or too large for their dtype."""
+    """Multiply the leaves, in float64 if the factor is too small or too large for their dtype."""
     dtypes = {asarray(leaf).dtype for leaf in tree.leaves(values)}
     wide = {dtype for dtype in dtypes if dtype.kind == "f" and _out_of_range(factor, dtype)}
 
@@ -869,7 +871,7 @@ def _stateless(f: Callable[[Tree, Tree], Tree]) -> Optimizer:
 
 
 def _learned(params: Tree) -> Tree:
-    """Tell what is learned: all but BatchNorm's statistics."""
+    """Return a mask that is True for all learned leaves, which are all but BatchNorm's statistics."""
     if isinstance(params, dict):
         leaves = {name for name, child in params.items() if not isinstance(child, dict | list | tuple)}
         statistics = STATISTICS if leaves >= STATISTICS else frozenset()
@@ -884,7 +886,7 @@ def _mask(mask: Mask, params: Tree) -> Tree:
 
 
 def _spread(name: str, values: Tree, params: Tree, expected: str, fits: Callable[[Any], bool]) -> Tree:
-    """Return values for all leaves of `params`, given as a tree that may end early or a function to one."""
+    """Return a value for each leaf of `params`, from a tree that may end early or a function to such a tree."""
     values = values(params) if callable(values) else values
     try:
         spread = tree.broadcast(values, params)
@@ -898,7 +900,7 @@ def _spread(name: str, values: Tree, params: Tree, expected: str, fits: Callable
 
 
 def check_optimizer(name: str, optimizer: Any) -> None:
-    """Raise TypeError unless `optimizer` is one."""
+    """Raise TypeError unless `optimizer` is an optimizer."""
     if not isinstance(optimizer, Optimizer):
         hint = f"; call it: {getattr(optimizer, '__name__', '')}(...)" if callable(optimizer) else ""
         raise TypeError(f"{name}: expected an optimizer, such as adam(), got {given(optimizer)}{hint}")

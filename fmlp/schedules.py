@@ -405,7 +405,7 @@ def rate(schedule: Schedule, count: int, steps_per_epoch: int) -> float:
         return schedule(count)
     if not steps_per_epoch:
         raise ValueError(
-            "schedule: it counts epochs, but how many steps an epoch has is not known here. fit sets it by itself; "
+            "schedule: it counts epochs, but the number of steps in an epoch is not known here. fit sets it by itself; "
             "elsewhere use per_epoch(schedule, steps_per_epoch), or call optim.with_steps_per_epoch on the state"
         )
     return schedule.formula(count, steps_per_epoch)

@@ -694,7 +694,7 @@ def test_a_schedule_of_epochs_is_followed_once_the_steps_of_an_epoch_are_told(ma
     optimizer, grads = make(schedules.warmup(HALVED, 1, 0.5)), {"w": np.ones(1)}
     fresh = optimizer.init(grads)
     for wrong in (lambda: optimizer.update(grads, fresh), lambda: optim.with_steps_per_epoch(fresh, None)):
-        with pytest.raises(ValueError, match="counts epochs, but how many steps an epoch has is not known"):
+        with pytest.raises(ValueError, match="counts epochs, but the number of steps in an epoch is not known"):
             wrong()
     state, rates = optim.with_steps_per_epoch(optim.with_steps_per_epoch(fresh, 7), 2), []
     for _ in range(6):
@@ -744,7 +744,7 @@ def test_gradients_of_another_size_are_refused_at_any_step_and_without_parameter
     with pytest.raises(ValueError, match=r"^b: expected a gradient of shape \(3,\), got \(1,\)"):
         optimizer.update(W | {"b": np.ones(1)}, state, W)
     for grads in (W | {"b": np.ones(1)}, np.ones(1)):
-        with pytest.raises(ValueError, match=r"^state: \w+ holds 9 numbers, the gradients are \d"):
+        with pytest.raises(ValueError, match=r"^state: \w+ holds 9 numbers, but there are \d+ gradients"):
             optimizer.update(grads, state)
 
 
@@ -820,9 +820,9 @@ NO_TREE = {"w": True}
         ),
         (lambda: apply(optim.masked(optim.clip(1), {"w": True, "b": 1}), W), TypeError, "^mask: .* got 1 in b"),
         (lambda: apply(optim.masked(optim.clip(1), {"w": True, "b": None}), W), ValueError, "^mask: b: .* got None"),
-        (lambda: apply(optim.adamw(), W), ValueError, "^params: weight decay needs them"),
-        (lambda: apply(optim.sgd(weight_decay=0.1), W), ValueError, "^params: weight decay needs them"),
-        (lambda: apply(optim.add_decayed_weights(0.1), W), ValueError, "^params: weight decay needs them"),
+        (lambda: apply(optim.adamw(), W), ValueError, "^params: weight decay needs the parameters"),
+        (lambda: apply(optim.sgd(weight_decay=0.1), W), ValueError, "^params: weight decay needs the parameters"),
+        (lambda: apply(optim.add_decayed_weights(0.1), W), ValueError, "^params: weight decay needs the parameters"),
         (lambda: apply(optim.adamw(mask=NO_TREE), W, W), ValueError, r"^mask: tree: .* \['w', 'b'\], got .* \['w'\]"),
         (lambda: apply(optim.masked(optim.clip(1), NO_TREE), W), ValueError, r"^mask: tree: .* got .* \['w'\]"),
         (lambda: optim.chain(optim.clip(1)).update(W, ()), ValueError, r"^state: expected a tuple of 1, .* got \(\)"),

@@ -498,7 +498,7 @@ def test_a_schedule_of_epochs_has_a_rate_once_the_steps_of_an_epoch_are_known(sc
     assert schedule(0) == expected[0]
     assert type(schedule(np.int64(0))) is float
     for unknown in (lambda: schedule(1), lambda: schedules.rate(schedule, 0, 0)):
-        with pytest.raises(ValueError, match=r"^schedule: it counts epochs, but how many steps an epoch has is"):
+        with pytest.raises(ValueError, match=r"^schedule: it counts epochs, but the number of steps in an epoch is"):
             unknown()
     for count, error in ((-1, ValueError), (0.5, TypeError)):
         with pytest.raises(error, match=f"^count: expected an integer of at least 0, got {count}"):

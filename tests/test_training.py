@@ -710,7 +710,7 @@ def test_a_schedule_of_epochs_needs_batches_that_can_be_counted():
 
     for data in (Uncounted(), Refusing()):
         with pytest.raises(
-            ValueError, match=r"^steps_per_epoch: a schedule counts epochs, but how many steps .* __len__"
+            ValueError, match=r"^steps_per_epoch: a schedule counts epochs, but the number of steps .* __len__"
         ):
             fit(data=data, optimizer=optim.sgd(WARM), batch_size=None)
 
@@ -833,7 +833,7 @@ def test_class_weights_are_row_weights_and_multiply_them():
     assert_same_bits(fit_classes(class_weight="balanced")[:3], fit_classes(weight=balanced)[:3])
     with pytest.raises(ValueError, match=r"^class_weight: no weight for the label 1"):
         fit_classes(class_weight={0: 1.0, 2: 1.0})
-    with pytest.raises(ValueError, match=r"^class_weight: expected y to hold one label a row, got"):
+    with pytest.raises(ValueError, match=r"^class_weight: expected y to hold one label per row, got"):
         fit_classes(data=(x, np.full((60, 3), 1 / 3)), class_weight="balanced")
 
 
@@ -1180,10 +1180,10 @@ HOLED = np.where(X > 1, nan, X)
         ({"params": {"w": HOLED}}, ValueError, "^params: expected finite numbers, got NaN or infinity in w"),
         ({"data": X}, TypeError, r"^data: expected batches \(x, y\) or \(x, y, weight\), .* got ndarray whose"),
         ({"data": None}, TypeError, r"^data: expected a pair \(x, y\) of arrays or an iterable .*, got NoneType"),
-        ({"data": ((x, Y) for x in X)}, TypeError, "^data: .* can be gone through once an epoch, got generator"),
-        ({"data": (X, Y, Y)}, TypeError, "^data: expected batches .* got tuple of 3 whose first is ndarray"),
+        ({"data": ((x, Y) for x in X)}, TypeError, "^data: .* that starts again in each epoch, got generator"),
+        ({"data": (X, Y, Y)}, TypeError, "^data: expected batches .* got tuple of 3 whose first item is ndarray"),
         ({"data": []}, ValueError, "^data: expected at least one batch in every epoch"),
-        ({"data": (X, Y[1:])}, ValueError, r"^data: expected x and y with as many rows, .* \(40, 4\), \(39,\)"),
+        ({"data": (X, Y[1:])}, ValueError, r"^data: expected x and y with the same number .* \(40, 4\), \(39,\)"),
         ({"data": (X[:0], Y[:0])}, ValueError, r"^data: expected at least one row, got shapes \(0, 4\), \(0,\)"),
         ({"data": (X.tolist(), Y)}, ValueError, "^data: expected arrays .* got numbers in list of 40"),
         ({"data": (X, 3.0)}, ValueError, "^data: expected arrays with the examples along the first axis"),
@@ -1194,7 +1194,7 @@ HOLED = np.where(X > 1, nan, X)
             r"^data: y: expected finite .* got inf at index .* \(40,\)",
         ),
         ({"validation": (X[:, :3], Y)}, ValueError, r"^validation: expected .* \[\(4,\)\], .* got \[\(3,\)\]"),
-        ({"validation": (X, Y[1:])}, ValueError, "^validation: expected x and y with as many rows"),
+        ({"validation": (X, Y[1:])}, ValueError, "^validation: expected x and y with the same number of rows"),
         ({"validation": (HOLED, Y)}, ValueError, "^validation: x: expected finite numbers"),
         ({"validation": X}, TypeError, r"^validation: expected a pair \(x, y\) or a fraction .* got an array"),
         ({"validation": 1}, TypeError, "^validation: .* got 1"),
@@ -1216,10 +1216,10 @@ HOLED = np.where(X > 1, nan, X)
         ({"validation": (X, Y, -np.ones(40))}, ValueError, "^validation: weight: .* at least 0, .* got -1.0 to -1.0"),
         ({"validation": (X, Y, Y, Y)}, TypeError, r"^validation: expected a pair \(x, y\) .* got a tuple of 4"),
         ({"weight": np.full(40, nan)}, ValueError, "^weight: expected finite .* got nan"),
-        ({"weight": np.ones(40), "data": [(X, Y)]}, ValueError, "^weight, class_weight: batches bring their own"),
+        ({"weight": np.ones(40), "data": [(X, Y)]}, ValueError, "^weight, class_weight: batches bring their own w"),
         ({"class_weight": "balance"}, TypeError, "^class_weight: expected a dict .* or 'balanced', got 'balance'"),
         ({"class_weight": 1.0}, TypeError, r"^class_weight: expected a dict .* got 1.0"),
-        ({"class_weight": [1.0]}, TypeError, r"^class_weight: an array .* but the labels are float32; dict\(zip"),
+        ({"class_weight": [1.0]}, TypeError, r"^class_weight: an array .* but the labels are float32; pass dict\(zip"),
         (
             {"class_weight": dict.fromkeys(Y.tolist(), -1)},
             ValueError,
@@ -1276,7 +1276,7 @@ def test_what_does_not_fit_is_refused_before_any_work(settings, error, message, 
         (
             lambda: fmlp.evaluate(MLP, params_of(MLP), (X, Y[1:]), loss=losses.mse),
             ValueError,
-            r"^data: expected x and y with as many rows, got shapes \(40, 4\), \(39,\)",
+            r"^data: expected x and y with the same number of rows, got shapes \(40, 4\), \(39,\)",
         ),
         (
             lambda: fmlp.evaluate(CLASSIFIER, params_of(CLASSIFIER), classes(), loss=losses.cross_entropy),
@@ -1302,7 +1302,7 @@ def test_sparse_data_train_as_dense_data_do():
         assert by_csr.history[name] == by_coo.history[name]
     predicted = fmlp.predict(CLASSIFIER, dense.params, sparse.csr_array(x), batch_size=7)
     np.testing.assert_allclose(predicted, fmlp.predict(CLASSIFIER, dense.params, x), rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="expected x and y with as many rows"):
+    with pytest.raises(ValueError, match="expected x and y with the same number of rows"):
         fit(CLASSIFIER, (sparse.csr_array(x), y[:-1]), **settings)
 
 
