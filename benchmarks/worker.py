@@ -119,8 +119,8 @@ class _Contender:
     def calibrate(self, id: int, seconds: float) -> int:
         """Find how many steps, epochs or predictions take about so long, after the first calls, which compile."""
         warm = 0.0
-        for _ in range(12):
-            if warm < 0.5:
+        for _ in range(40):
+            if warm < 0.8:
                 warm += self._seconds(id, 1)
         k = 1
         while (elapsed := self._seconds(id, k)) < seconds / 2:
